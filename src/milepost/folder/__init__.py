@@ -1,0 +1,1 @@
+"""The run directory: attempts, checkpoint folders, their commit, reading, checking and removal."""

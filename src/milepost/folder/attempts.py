@@ -1,0 +1,261 @@
+"""Attempts: one process life of a run each. Who may write, who must stop, and what continues what.
+
+Fencing. Everything an attempt writes is under ``attempts/N.work`` until one rename makes it visible. A newcomer renames that folder away
+*before* it lists checkpoints: a commit of the earlier attempt either happened before (and is listed) or fails with ENOENT, and that
+attempt knows that it was fenced. There is no moment at which it could check that it is still the owner and then be overtaken.
+
+Life. An attempt holds a lock on ``attempts/N.lock`` and sets its modification time every few seconds. On the machine that holds the lock
+(and where the file system tells across machines) the lock decides; elsewhere the heartbeat does.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from milepost.errors import DamagedError, RunBusy
+from milepost.folder import names
+from milepost.storage.base import Lock, Storage
+
+HEARTBEAT_SECONDS = 10.0
+DEAD_AFTER_SECONDS = 60.0
+
+
+class Parent(msgspec.Struct, omit_defaults=True, frozen=True):
+    """The checkpoint an attempt continues. `run` is set if it is in another run directory (a fork)."""
+
+    attempt: int
+    step: int
+    run: str | None = None
+
+
+class Owner(msgspec.Struct, omit_defaults=True, frozen=True):
+    """The process behind an attempt, written into its lock file. `boot` tells two lives of one machine apart."""
+
+    host: str
+    pid: int
+    boot: str = ""
+    slurm_job: str | None = None
+    restart_count: int = 0
+
+    @classmethod
+    def here(cls) -> Owner:
+        """This process."""
+        boot = Path("/proc/sys/kernel/random/boot_id")
+        return cls(
+            socket.gethostname(),
+            os.getpid(),
+            boot.read_text().strip() if boot.exists() else "",
+            os.environ.get("SLURM_JOB_ID"),
+            int(os.environ.get("SLURM_RESTART_COUNT") or 0),
+        )
+
+
+class Record(msgspec.Struct, omit_defaults=True):
+    """``attempts/N.json``. `branch` is the REF that opened this branch; a later attempt that names the same REF continues it.
+
+    `ended` says how: "complete", "stopped" (by a signal), "closed", "failed". `limits` are the lengths the loops were asked for.
+    """
+
+    number: int
+    owner: Owner
+    started: str
+    parent: Parent | None = None
+    branch: str | None = None
+    ended: str | None = None
+    limits: dict[str, int] = {}
+    overrides: dict[str, Any] = {}
+    written_by: dict[str, Any] = {}
+
+
+class Attempt:
+    """This process's hold on a run: a number, a work folder, a lock and a heartbeat. Made by `claim`."""
+
+    def __init__(self, run: Storage, record: Record, lock: Lock) -> None:
+        self.run = run
+        self.record = record
+        self.work = names.attempt_work(record.number)
+        self._lock = lock
+        self._stop = threading.Event()
+        self._heart = threading.Thread(target=self._beat, name="milepost-heartbeat", daemon=True)
+        self._heart.start()
+
+    @property
+    def number(self) -> int:
+        """From 1."""
+        return self.record.number
+
+    def save_record(self) -> None:
+        """Make the record durable as it stands now."""
+        data = msgspec.json.format(msgspec.json.encode(self.record), indent=1)
+        self.run.write(names.attempt_file(self.number), data, replace=True)
+        self.run.sync_dir(names.ATTEMPTS)
+
+    def fenced(self) -> bool:
+        """Whether a newer attempt has taken this one's work folder away."""
+        try:
+            self.run.stat(self.work)
+        except FileNotFoundError:
+            return True
+        return False
+
+    def end(self, how: str) -> None:
+        """Say how the attempt ended, remove its work folder and let go of the run."""
+        self._stop.set()
+        self._heart.join()
+        try:
+            if not self.fenced():
+                self.record.ended = how
+                self.save_record()
+                self.run.remove_tree(self.work)
+        finally:
+            self._lock.release()
+
+    def _beat(self) -> None:
+        while not self._stop.wait(HEARTBEAT_SECONDS):
+            try:
+                self.run.touch(names.attempt_lock(self.number))
+            except OSError:
+                # A full or unreachable disk stops the heart for now; the lock, and the next beat, still tell.
+                continue
+
+
+def claim(run: Storage, *, takeover: bool = False) -> Attempt:
+    """Open the next attempt of `run`, after fencing all earlier ones.
+
+    Raises:
+        RunBusy: an earlier attempt is alive, and neither `takeover` nor a requeue of the same Slurm job allows to go on.
+        OSError: the storage refused.
+    """
+    owner = Owner.here()
+    while True:
+        numbers = attempt_numbers(run)
+        if numbers and not takeover:
+            _refuse_if_alive(run, numbers[-1], owner)
+        number = (numbers[-1] if numbers else 0) + 1
+        lock = _take_number(run, number, owner)
+        if lock is not None:
+            break
+    for earlier in numbers:
+        fence(run, earlier)
+    run.make_folder(names.attempt_work(number))
+    run.sync_dir(names.ATTEMPTS)
+    started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return Attempt(run, Record(number, owner, started), lock)
+
+
+def _take_number(run: Storage, number: int, owner: Owner) -> Lock | None:
+    """Make the lock file of attempt `number`, already locked when it appears; None if somebody was faster."""
+    target = names.attempt_lock(number)
+    draft = f"{names.ATTEMPTS}/.{secrets.token_hex(8)}.lock"
+    run.write(draft, msgspec.json.encode(owner))
+    lock = run.lock(draft)
+    assert lock is not None, "a file nobody knows of cannot be locked"
+    try:
+        run.link(draft, target)
+    except FileExistsError:
+        lock.release()
+        run.remove(draft)
+        return None
+    except OSError:
+        # No hard links here: rename would replace a faster newcomer's file, so create the name exclusively and lock it then.
+        lock.release()
+        run.remove(draft)
+        try:
+            run.write(target, msgspec.json.encode(owner))
+        except FileExistsError:
+            return None
+        return run.lock(target)
+    run.remove(draft)
+    return lock
+
+
+def fence(run: Storage, number: int) -> None:
+    """Take the work folder of attempt `number` away: nothing it still does becomes visible. Then remove what was in it."""
+    target = names.attempt_fenced(number)
+    try:
+        run.rename(names.attempt_work(number), target)
+    except FileNotFoundError:
+        pass  # it ended, or was fenced before
+    else:
+        run.sync_dir(names.ATTEMPTS)
+    run.remove_tree(target)
+
+
+def attempt_numbers(run: Storage) -> list[int]:
+    """All attempts that ever claimed a number, ascending."""
+    found = (names.parse_attempt(name) for name in run.list(names.ATTEMPTS))
+    return sorted({number for number, _ in filter(None, found)})
+
+
+def read_record(run: Storage, number: int) -> Record | None:
+    """The record of attempt `number`; None if it never wrote one (it died before its first step).
+
+    Raises:
+        DamagedError: there is one that cannot be read.
+    """
+    path = names.attempt_file(number)
+    try:
+        return msgspec.json.decode(run.read(path), type=Record)
+    except FileNotFoundError:
+        return None
+    except msgspec.MsgspecError as error:
+        raise DamagedError("the record of an attempt cannot be read", where=f"{run.root}/{path}", found=error) from error
+
+
+def alive(run: Storage, number: int) -> tuple[Owner | None, float]:
+    """Who holds attempt `number` (None if it is dead), and the age of its last heartbeat in seconds."""
+    path = names.attempt_lock(number)
+    try:
+        owner = msgspec.json.decode(run.read(path), type=Owner)
+        last = run.stat(path).mtime
+    except (FileNotFoundError, msgspec.MsgspecError):
+        return None, 0.0
+    record = _read_quietly(run, number)
+    if record is not None and record.ended:
+        return None, 0.0
+    age = max(0.0, _now(run) - last)
+    if run.locked(path):
+        return owner, age
+    here = Owner.here()
+    if owner.host == here.host:  # the lock tells for sure, and nobody holds it
+        return None, age
+    return (owner, age) if age < DEAD_AFTER_SECONDS else (None, age)
+
+
+def _read_quietly(run: Storage, number: int) -> Record | None:
+    try:
+        return read_record(run, number)
+    except DamagedError:
+        return None  # the lock and the heartbeat still tell whether it lives
+
+
+def _now(run: Storage) -> float:
+    """The storage's own clock: the clocks of two machines may differ, heartbeats are compared with it."""
+    probe = f"{names.ATTEMPTS}/.{secrets.token_hex(8)}.now"
+    run.write(probe, b"")
+    try:
+        return run.stat(probe).mtime
+    finally:
+        run.remove(probe)
+
+
+def _refuse_if_alive(run: Storage, number: int, newcomer: Owner) -> None:
+    owner, age = alive(run, number)
+    if owner is None:
+        return
+    requeued = owner.slurm_job is not None and owner.slurm_job == newcomer.slurm_job
+    if requeued and newcomer.restart_count > owner.restart_count:
+        return
+    raise RunBusy(
+        f"attempt {number} of this run is alive: process {owner.pid} on {owner.host}, last heard of {age:.0f} s ago",
+        where=run.root,
+        hint="wait for it, stop it, or pass takeover=True to fence it",
+    )

@@ -1,0 +1,264 @@
+"""Reading a committed checkpoint: on demand as a `TensorSource`, or whole and verified for a restore."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from milepost.core import dtypes, tree
+from milepost.core.digest import PREFIX, Checker, digest
+from milepost.core.layout import LARGEST_HEADER, nbytes, parse
+from milepost.core.manifest import Manifest, Shard, Tensor, decode
+from milepost.core.source import TensorSource, TensorSpec
+from milepost.errors import DamagedError, NotFoundError
+from milepost.folder import names
+from milepost.folder.snapshot import IO_BLOCK
+from milepost.storage.base import BLOCK, Storage, storage_error
+
+
+class Span(NamedTuple):
+    """Where the bytes of a shard are in its file."""
+
+    offset: int
+    nbytes: int
+
+
+class Checkpoint(TensorSource):
+    """One checkpoint folder. The manifest is read and checked at once, tensors when asked for.
+
+    Args:
+        storage: the checkpoint folder itself (so that a folder copied out of its run is one too).
+
+    Raises:
+        NotFoundError: no such folder, or no manifest in it.
+        DamagedError: the manifest was changed or cut short.
+        FormatError: written by a newer milepost.
+    """
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+        path = f"{storage.root}/{names.MANIFEST}"
+        try:
+            data = storage.read(names.MANIFEST)
+        except (FileNotFoundError, NotADirectoryError):
+            raise NotFoundError("this is not a checkpoint folder", where=storage.root, expected=names.MANIFEST) from None
+        except OSError as error:
+            raise storage_error(error, "read the manifest", path) from error
+        self.manifest: Manifest = decode(data, path)
+
+    @property
+    def where(self) -> str:
+        return self.storage.root
+
+    @cached_property
+    def specs(self) -> Mapping[str, TensorSpec]:
+        specs = {}
+        for path, tensor in self.manifest.tensors.items():
+            kind = dtypes.dtype(tensor.dtype)
+            specs[path] = TensorSpec(kind, tensor.shape, nbytes(kind, tensor.shape))
+        return specs
+
+    @cached_property
+    def plain(self) -> Mapping[str, Any]:
+        values = {}
+        for item, structure in self.manifest.items.items():
+            values |= dict(tree.plain_values(structure, item))
+        return values
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        import msgspec
+
+        return {**msgspec.to_builtins(self.manifest.summary), "written_by": dict(self.manifest.written_by)}
+
+    def resolve(self, path: str) -> Tensor:
+        """The record of tensor `path`, or of the one it is tied to."""
+        tensor = self.manifest.tensors.get(path)
+        if tensor is None:
+            raise NotFoundError(
+                f"there is no tensor {path!r}", where=self.where, hint="`milepost show` lists what is there"
+            )
+        if tensor.same_as is not None:
+            tensor = self.manifest.tensors.get(tensor.same_as)
+            if tensor is None or tensor.same_as is not None:
+                raise DamagedError(f"tensor {path!r} is tied to one that is not there", where=self.where)
+        return tensor
+
+    def __getitem__(self, path: str) -> npt.NDArray[Any]:
+        tensor = self.resolve(path)
+        kind = dtypes.dtype(tensor.dtype)
+        out = np.empty(nbytes(kind, tensor.shape), np.uint8)
+        for shard in tensor.shards:
+            data = self.read_shard(kind, tensor, shard)
+            if shard.offset is None or shard.shape is None:
+                out[:] = np.frombuffer(data, np.uint8)
+            else:
+                place_box(out, kind, tensor.shape, shard.offset, shard.shape, data)
+        out.flags.writeable = False
+        shaped = out if kind.numpy is None else out.view(kind.numpy)
+        return shaped.reshape(tensor.shape) if kind.numpy is not None else shaped
+
+    def read_shard(self, kind: dtypes.DType, tensor: Tensor, shard: Shard) -> bytes:
+        """The bytes of one shard, checked."""
+        where = f"{self.where}/{shard.file}"
+        span = self.spans(shard.file).get(shard.key)
+        expected = nbytes(kind, shard.shape or tensor.shape)
+        if span is None or span.nbytes != expected:
+            raise DamagedError(f"entry {shard.key!r} is missing or of another size", where=where)
+        try:
+            data = self.storage.read(shard.file, span.offset, span.nbytes)
+        except OSError as error:
+            raise storage_error(error, "read the tensor", where) from error
+        if digest(data) != shard.digest:
+            raise changed(shard, where)
+        return data
+
+    def spans(self, file: str) -> Mapping[str, Span]:
+        """Where each entry of `file` is, from the file's own header."""
+        if file not in self._headers:
+            self._headers[file] = self._read_header(file)[1]
+        return self._headers[file]
+
+    @cached_property
+    def _headers(self) -> dict[str, Mapping[str, Span]]:
+        return {}
+
+    def _read_header(self, file: str) -> tuple[bytes, Mapping[str, Span]]:
+        where = f"{self.where}/{file}"
+        recorded = self.manifest.files.get(file)
+        if recorded is None:
+            raise DamagedError("the manifest does not list this file", where=where)
+        try:
+            size = self.storage.stat(file).size
+            if size != recorded.size:
+                raise DamagedError(
+                    "the file is cut short or was changed", where=where, expected=f"{recorded.size} bytes", found=f"{size} bytes"
+                )
+            head = self.storage.read(file, 0, BLOCK)
+            length = 8 + min(int.from_bytes(head[:8], "little"), LARGEST_HEADER)
+            if length > len(head):
+                head = self.storage.read(file, 0, length)
+        except FileNotFoundError:
+            raise DamagedError("a file of the checkpoint is missing", where=where) from None
+        except OSError as error:
+            raise storage_error(error, "read the file", where) from error
+        entries, _ = parse(head, size, where)
+        return head[:length], {key: Span(first, length) for key, (_, _, first, length) in entries.items()}
+
+    def files_of(self, items: set[str] | None = None) -> dict[str, dict[str, str]]:
+        """File -> entry key -> path of the tensors of `items` (all if None), in the order of the manifest."""
+        found: dict[str, dict[str, str]] = {}
+        for path, tensor in self.manifest.tensors.items():
+            if items is None or item_of(path) in items:
+                for shard in tensor.shards:
+                    found.setdefault(shard.file, {})[shard.key] = path
+        return found
+
+    def check_file(self, file: str, out: memoryview, on_block: Callable[[int], None] | None = None) -> dict[str, memoryview]:
+        """Read all of `file` into `out` and check its header and every live entry against the manifest.
+
+        Args:
+            file: the file's name.
+            out: page-aligned memory, the file's size rounded up to whole blocks.
+            on_block: told the number of bytes after each block read.
+
+        Returns:
+            Entry key -> its bytes, a slice of `out`.
+
+        Raises:
+            DamagedError: anything differs.
+            StorageError: the storage refused.
+        """
+        where = f"{self.where}/{file}"
+        header, spans = self._read_header(file)
+        shards = {shard.key: (tensor, shard) for tensor, shard in self._shards_in(file)}
+        for key, (tensor, shard) in shards.items():
+            expected = nbytes(dtypes.dtype(tensor.dtype), shard.shape or tensor.shape)
+            if key not in spans or spans[key].nbytes != expected:
+                raise DamagedError(f"entry {key!r} is missing or of another size", where=where)
+        in_order = sorted(spans, key=lambda key: (spans[key].offset, spans[key].nbytes))
+        checkers = {
+            key: Checker(dtypes.dtype(shards[key][0].dtype)._replace(floating=False) if key in shards else dtypes.dtype("uint8"))
+            for key in in_order
+        }
+        first = 0
+        for start, stop in _read_ahead(self.storage, file, self.manifest.files[file].size, out, where):
+            while first < len(in_order):
+                key = in_order[first]
+                span = spans[key]
+                low, high = max(span.offset, start), min(span.offset + span.nbytes, stop)
+                if low < high:
+                    checkers[key].update(out[low:high])
+                if span.offset + span.nbytes > stop:
+                    break
+                first += 1
+            if on_block is not None:
+                on_block(stop - start)
+        digests = {key: checkers[key].digest() for key in in_order}
+        for key, (_, shard) in shards.items():
+            if digests[key] != shard.digest:
+                raise changed(shard, where)
+        from milepost.folder.writer import file_digest
+
+        if file_digest(header, list(digests.values())) != self.manifest.files[file].digest:
+            raise DamagedError("the header, or an entry that is no longer used, was changed", where=where)
+        return {key: out[span.offset : span.offset + span.nbytes] for key, span in spans.items()}
+
+    def _shards_in(self, file: str) -> Iterator[tuple[Tensor, Shard]]:
+        for tensor in self.manifest.tensors.values():
+            for shard in tensor.shards:
+                if shard.file == file:
+                    yield tensor, shard
+
+
+def item_of(path: str) -> str:
+    """The item a path belongs to (escaped as in the path)."""
+    return path.partition("/")[0]
+
+
+def changed(shard: Shard, where: str) -> DamagedError:
+    """The error for bytes that differ from their digest."""
+    return DamagedError(
+        f"the bytes of {shard.key!r} are not what was saved",
+        where=where,
+        expected=shard.digest.removeprefix(PREFIX),
+        hint="use another checkpoint; `milepost verify` names all that is damaged",
+    )
+
+
+def place_box(
+    out: npt.NDArray[Any], kind: dtypes.DType, shape: tuple[int, ...], offset: tuple[int, ...], box: tuple[int, ...], data: bytes
+) -> None:
+    """Copy a box of `box` elements at `offset` into the bytes `out` of a tensor of `shape`."""
+    width = kind.bits // 8
+    whole = out.reshape(*shape, width)
+    whole[tuple(slice(first, first + size) for first, size in zip(offset, box, strict=True))] = np.frombuffer(
+        data, np.uint8
+    ).reshape(*box, width)
+
+
+def _read_ahead(storage: Storage, file: str, size: int, out: memoryview, where: str) -> Iterator[tuple[int, int]]:
+    """Read a file into `out`, a block ahead of the consumer; yields (start, stop) of bytes that are there."""
+
+    def read(start: int) -> int:
+        return storage.read_into(file, start, out[start : start + IO_BLOCK])
+
+    with ThreadPoolExecutor(1, thread_name_prefix="milepost-read") as pool:
+        ahead = pool.submit(read, 0) if size else None
+        start = 0
+        while ahead is not None:
+            try:
+                got = ahead.result()
+            except OSError as error:
+                raise storage_error(error, "read the file", where) from error
+            stop = min(start + IO_BLOCK, size)
+            if got < stop - start:
+                raise DamagedError("the file is cut short", where=where, expected=f"{size} bytes", found=f"{start + got} bytes")
+            ahead = pool.submit(read, stop) if stop < size else None
+            yield start, stop
+            start = stop

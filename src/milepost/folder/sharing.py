@@ -1,0 +1,77 @@
+"""Which bytes of an item are already in a file of an earlier checkpoint, and which files are worth linking to."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from milepost.core.layout import Entry
+from milepost.core.manifest import Manifest, Shard
+
+MOST_PARTS = 8
+"""Files an item may be spread over before it is written anew: bounds what a reader must open."""
+
+
+class Base(NamedTuple):
+    """The checkpoint that a save may link to: its folder and manifest. All its files were written or verified by this attempt."""
+
+    folder: str
+    manifest: Manifest
+
+
+class Reuse(NamedTuple):
+    """What to link and what to write. `linked` maps a file of the base to the shards (by path) taken from it; `rest` are the
+    indices of entries that must be written."""
+
+    linked: dict[str, dict[str, Shard]]
+    rest: list[int]
+
+
+def reuse(base: Base | None, paths: Sequence[str], entries: Sequence[Entry], digests: Sequence[str]) -> Reuse:
+    """Compare an item with what the base holds of it.
+
+    A file is worth linking to if at least half of it is alive; otherwise its live entries are written anew, so that the space
+    held by dead bytes stays below the size of the item.
+    """
+    everything = list(range(len(entries)))
+    if base is None:
+        return Reuse({}, everything)
+    found: defaultdict[str, dict[int, Shard]] = defaultdict(dict)
+    for index in everything:
+        shard = _unchanged(base.manifest, paths[index], entries[index], digests[index])
+        if shard is not None:
+            found[shard.file][index] = shard
+    worth = {
+        name: shards
+        for name, shards in found.items()
+        if 2 * sum(entries[index].nbytes for index in shards) >= base.manifest.files[name].size
+    }
+    if len(worth) >= MOST_PARTS:
+        worth = {}
+    taken = {index for shards in worth.values() for index in shards}
+    return Reuse(
+        {name: {paths[index]: shard for index, shard in shards.items()} for name, shards in sorted(worth.items())},
+        [index for index in everything if index not in taken],
+    )
+
+
+def _unchanged(manifest: Manifest, path: str, entry: Entry, digest: str) -> Shard | None:
+    tensor = manifest.tensors.get(path)
+    if tensor is None or len(tensor.shards) != 1:
+        return None
+    shard = tensor.shards[0]
+    same = (
+        shard.digest == digest
+        and shard.key == entry.key
+        and tensor.dtype == entry.dtype.name
+        and tensor.shape == entry.shape
+        and shard.offset is None
+    )
+    return shard if same and shard.file in manifest.files else None
+
+
+def holds_only(manifest: Manifest, file: str, paths: Sequence[str]) -> bool:
+    """Whether `file` of a checkpoint holds exactly the tensors `paths`, no dead ones beside them."""
+    held = {path for path, tensor in manifest.tensors.items() if any(shard.file == file for shard in tensor.shards)}
+    return held == set(paths)

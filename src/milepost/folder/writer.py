@@ -1,0 +1,237 @@
+"""Writes the files of one checkpoint: digest, compare, link or write.
+
+An item of which nothing changed is linked whole; one of which a part changed is linked and the changed part written beside it; else it
+is written. Writing starts while the image is still being staged, unless the last saves say that much of it will be linked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import xxhash
+
+from milepost.core.digest import PREFIX, Checker
+from milepost.core.layout import Entry, Layout, plan
+from milepost.core.manifest import File, Shard
+from milepost.folder import names
+from milepost.folder.sharing import Base, Reuse, holds_only, reuse
+from milepost.folder.snapshot import IO_BLOCK, StagedFile
+from milepost.storage.base import BLOCK, Storage
+
+
+class Written(NamedTuple):
+    """The files of one item and where its tensors are in them. `new_bytes` excludes what was linked."""
+
+    files: dict[str, File]
+    shards: dict[str, Shard]
+    new_bytes: int
+
+
+class ItemWriter:
+    """Writes items into checkpoint folders of one run; keeps what it learned about how much of each item changes.
+
+    One thread at a time.
+    """
+
+    def __init__(self, run: Storage) -> None:
+        self._run = run
+        self._mostly_changes: dict[str, bool] = {}
+        # Writing a block and reading the next one for its digest overlap: both leave the interpreter alone meanwhile.
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="milepost-write")
+
+    def close(self) -> None:
+        """End the writing thread."""
+        self._pool.shutdown()
+
+    def write(self, folder: str, stem: str, file: StagedFile, base: Base | None) -> Written:
+        """Write one item into `folder` (relative to the run), linking to `base` where nothing changed.
+
+        Raises:
+            OSError: the storage refused; the folder then holds an incomplete item and must be thrown away.
+            TornSnapshot: the staged bytes will never be complete.
+        """
+        whole = stem + names.SUFFIX
+        comparable = base is not None and any(path in base.manifest.tensors for path in file.paths)
+        checkers = [Checker(entry.dtype) for entry in file.layout.entries]
+        if not comparable or self._mostly_changes.get(file.item, False):
+            # Expected to be written whole: do not wait for the last byte before writing the first.
+            self._write_image(f"{folder}/{whole}", file.layout, _checked(file, checkers))
+            found = reuse(base, file.paths, file.layout.entries, [checker.digest() for checker in checkers])
+            self._mostly_changes[file.item] = _mostly_changes(file.layout, found)
+            if found.rest or not found.linked:
+                return self._whole(whole, file, checkers)
+            self._run.remove(f"{folder}/{whole}")
+        else:
+            for _ in _checked(file, checkers):
+                pass
+            found = reuse(base, file.paths, file.layout.entries, [checker.digest() for checker in checkers])
+            self._mostly_changes[file.item] = _mostly_changes(file.layout, found)
+        if base is not None and found.linked:
+            linked = self._link(folder, stem, file, base, found, checkers)
+            if linked is not None:
+                return linked
+        self._write_image(f"{folder}/{whole}", file.layout, file.blocks())
+        return self._whole(whole, file, checkers)
+
+    def _whole(self, name: str, file: StagedFile, checkers: Sequence[Checker]) -> Written:
+        layout = file.layout
+        shards = {
+            path: Shard(name, entry.key, checker.digest(), checker.finite)
+            for path, entry, checker in zip(file.paths, layout.entries, checkers, strict=True)
+        }
+        entry = File(layout.size, file_digest(layout.header, [shard.digest for shard in shards.values()]), layout.plain)
+        return Written({name: entry}, shards, layout.size)
+
+    def _link(
+        self, folder: str, stem: str, file: StagedFile, base: Base, found: Reuse, checkers: Sequence[Checker]
+    ) -> Written | None:
+        """Link what did not change and write the rest beside it; None if linking is not possible here."""
+        whole = stem + names.SUFFIX
+        files: dict[str, File] = {}
+        shards: dict[str, Shard] = {}
+        for source, kept in found.linked.items():
+            old = base.manifest.files[source]
+            current = not found.rest and source == whole and holds_only(base.manifest, source, file.paths)
+            target = whole if current else names.part(stem, len(files))
+            if not self._try_link(f"{base.folder}/{source}", f"{folder}/{target}", old.size):
+                for name in files:
+                    self._run.remove(f"{folder}/{name}")
+                return None
+            files[target] = File(old.size, old.digest, old.plain and current)
+            shards |= {path: Shard(target, shard.key, shard.digest, shard.finite) for path, shard in kept.items()}
+        written = 0
+        if found.rest:
+            target = names.part(stem, len(files))
+            entries = [file.layout.entries[index] for index in found.rest]
+            layout = plan((entry.key, entry.dtype, entry.shape) for entry in entries)
+            self._write_image(f"{folder}/{target}", layout, _gather(file, entries, layout))
+            rest = {
+                file.paths[index]: Shard(
+                    target, file.layout.entries[index].key, checkers[index].digest(), checkers[index].finite
+                )
+                for index in found.rest
+            }
+            files[target] = File(
+                layout.size, file_digest(layout.header, [shard.digest for shard in rest.values()])
+            )
+            shards |= rest
+            written = layout.size
+        return Written(files, {path: shards[path] for path in file.paths}, written)
+
+    def _try_link(self, source: str, target: str, size: int) -> bool:
+        """Link a file; False where the file system will not, or where the file is not what it was: then it is written."""
+        try:
+            self._run.link(source, target)
+        except OSError:
+            # ENOENT (pruned), EMLINK, EXDEV, EPERM, ...: writing the bytes is larger, never wrong.
+            return False
+        if self._run.stat(target).size == size:
+            return True
+        self._run.remove(target)
+        return False
+
+    def _write_image(self, path: str, layout: Layout, blocks: Iterator[tuple[int, memoryview]]) -> None:
+        writer = self._run.create(path, layout.size)
+        pending: Future[None] | None = None
+        try:
+            for offset, block in blocks:
+                if pending is not None:
+                    pending.result()
+                pending = self._pool.submit(writer.write, block, offset)
+            if pending is not None:
+                pending.result()
+            writer.finish(layout.size)
+        except BaseException:
+            if pending is not None:
+                pending.exception()  # the block in flight must not outlive the file
+            writer.abort()
+            raise
+
+
+def file_digest(header: bytes, digests: Sequence[str]) -> str:
+    """The digest of a file from its header and the digests of its entries in file order."""
+    whole = xxhash.xxh3_128(header)
+    for digest in digests:
+        whole.update(bytes.fromhex(digest.removeprefix(PREFIX)))
+    return PREFIX + whole.hexdigest()
+
+
+def _mostly_changes(layout: Layout, found: Reuse) -> bool:
+    changed = sum(layout.entries[index].nbytes for index in found.rest)
+    return 2 * changed > layout.size - len(layout.header)
+
+
+def _checked(file: StagedFile, checkers: Sequence[Checker]) -> Iterator[tuple[int, memoryview]]:
+    """Pass the blocks of `file` on, feeding each entry's bytes to its checker on the way."""
+    first = 0
+    for offset, block in file.blocks():
+        pieces, first = _pieces(file.layout.entries, first, offset, block)
+        for index, piece in pieces:
+            checkers[index].update(piece)
+        yield offset, block
+
+
+def _gather(file: StagedFile, entries: Sequence[Entry], layout: Layout) -> Iterator[tuple[int, memoryview]]:
+    """The blocks of a smaller image `layout` that holds only `entries` of `file`. Both keep the same order, so one pass does."""
+    out = _Blocks()
+    yield from out.put(memoryview(layout.header))
+    first = 0
+    for offset, block in file.blocks():
+        pieces, first = _pieces(entries, first, offset, block)
+        for _, piece in pieces:
+            yield from out.put(piece)
+    yield from out.flush()
+
+
+def _pieces(
+    entries: Sequence[Entry], first: int, offset: int, block: memoryview
+) -> tuple[list[tuple[int, memoryview]], int]:
+    """What `block`, which begins at `offset`, holds of each entry from `first` on; and the first entry to look at next."""
+    found = []
+    end = offset + len(block)
+    while first < len(entries):
+        entry = entries[first]
+        last = entry.offset + entry.nbytes
+        if max(entry.offset, offset) < min(last, end):
+            found.append((first, block[max(entry.offset, offset) - offset : min(last, end) - offset]))
+        if last > end:
+            break
+        first += 1
+    return found, first
+
+
+class _Blocks:
+    """Gathers bytes into aligned blocks, three in turn: one being filled, one handed out, one still being written."""
+
+    def __init__(self) -> None:
+        self._memory = [aligned(IO_BLOCK) for _ in range(3)]
+        self._turn = 0
+        self._filled = 0
+        self._offset = 0
+
+    def put(self, data: memoryview) -> Iterator[tuple[int, memoryview]]:
+        while len(data):
+            room = min(len(data), IO_BLOCK - self._filled)
+            self._memory[self._turn][self._filled : self._filled + room] = data[:room]
+            self._filled += room
+            data = data[room:]
+            if self._filled == IO_BLOCK:
+                yield from self.flush()
+
+    def flush(self) -> Iterator[tuple[int, memoryview]]:
+        if self._filled:
+            length = -(-self._filled // BLOCK) * BLOCK
+            yield self._offset, self._memory[self._turn][:length]
+            self._offset += self._filled
+            self._turn = (self._turn + 1) % 3
+            self._filled = 0
+
+
+def aligned(size: int) -> memoryview:
+    """`size` bytes of memory that begin at a page boundary."""
+    raw = np.empty(size + BLOCK, np.uint8)
+    start = -raw.ctypes.data % BLOCK
+    return memoryview(raw)[start : start + size]
