@@ -39,7 +39,7 @@ format: $(DEV) ## Rewrite the code in the project's style
 
 clean: ## Remove what make made: .venv, caches, the demo's runs
 	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist runs/demo
-	find src tests bench examples -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The lock keeps two makes started at once from installing into each other's environment. pip is asked for in place of a mere
 # look for .venv, since a venv made where ensurepip is missing has a python and no pip.
