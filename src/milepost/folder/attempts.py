@@ -22,6 +22,7 @@ import msgspec
 
 from milepost.errors import DamagedError, RunBusy
 from milepost.folder import names
+from milepost.folder.fencing import fence
 from milepost.storage.base import Lock, Storage
 
 HEARTBEAT_SECONDS = 10.0
@@ -177,18 +178,6 @@ def _take_number(run: Storage, number: int, owner: Owner) -> Lock | None:
     return lock
 
 
-def fence(run: Storage, number: int) -> None:
-    """Take the work folder of attempt `number` away: nothing it still does becomes visible. Then remove what was in it."""
-    target = names.attempt_fenced(number)
-    try:
-        run.rename(names.attempt_work(number), target)
-    except FileNotFoundError:
-        pass  # it ended, or was fenced before
-    else:
-        run.sync_dir(names.ATTEMPTS)
-    run.remove_tree(target)
-
-
 def attempt_numbers(run: Storage) -> list[int]:
     """All attempts that ever claimed a number, ascending."""
     found = (names.parse_attempt(name) for name in run.list(names.ATTEMPTS))
@@ -207,7 +196,9 @@ def read_record(run: Storage, number: int) -> Record | None:
     except FileNotFoundError:
         return None
     except msgspec.MsgspecError as error:
-        raise DamagedError("the record of an attempt cannot be read", where=f"{run.root}/{path}", found=error) from error
+        raise DamagedError(
+            "the record of an attempt cannot be read", where=f"{run.root}/{path}", found=error
+        ) from error
 
 
 def alive(run: Storage, number: int) -> tuple[Owner | None, float]:

@@ -5,27 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from milepost.core import dtypes, tree
-from milepost.core.digest import PREFIX, Checker, digest
-from milepost.core.layout import LARGEST_HEADER, nbytes, parse
+from milepost.core.digest import PREFIX, Checker, digest, file_digest
+from milepost.core.layout import LARGEST_HEADER, Span, nbytes, overlaps, parse
 from milepost.core.manifest import Manifest, Shard, Tensor, decode
 from milepost.core.source import TensorSource, TensorSpec
 from milepost.errors import DamagedError, NotFoundError
 from milepost.folder import names
 from milepost.folder.snapshot import IO_BLOCK
 from milepost.storage.base import BLOCK, Storage, storage_error
-
-
-class Span(NamedTuple):
-    """Where the bytes of a shard are in its file."""
-
-    offset: int
-    nbytes: int
 
 
 class Checkpoint(TensorSource):
@@ -46,7 +39,9 @@ class Checkpoint(TensorSource):
         try:
             data = storage.read(names.MANIFEST)
         except (FileNotFoundError, NotADirectoryError):
-            raise NotFoundError("this is not a checkpoint folder", where=storage.root, expected=names.MANIFEST) from None
+            raise NotFoundError(
+                "this is not a checkpoint folder", where=storage.root, expected=names.MANIFEST
+            ) from None
         except OSError as error:
             raise storage_error(error, "read the manifest", path) from error
         self.manifest: Manifest = decode(data, path)
@@ -137,7 +132,10 @@ class Checkpoint(TensorSource):
             size = self.storage.stat(file).size
             if size != recorded.size:
                 raise DamagedError(
-                    "the file is cut short or was changed", where=where, expected=f"{recorded.size} bytes", found=f"{size} bytes"
+                    "the file is cut short or was changed",
+                    where=where,
+                    expected=f"{recorded.size} bytes",
+                    found=f"{size} bytes",
                 )
             head = self.storage.read(file, 0, BLOCK)
             length = 8 + min(int.from_bytes(head[:8], "little"), LARGEST_HEADER)
@@ -159,7 +157,9 @@ class Checkpoint(TensorSource):
                     found.setdefault(shard.file, {})[shard.key] = path
         return found
 
-    def check_file(self, file: str, out: memoryview, on_block: Callable[[int], None] | None = None) -> dict[str, memoryview]:
+    def check_file(
+        self, file: str, out: memoryview, on_block: Callable[[int], None] | None = None
+    ) -> dict[str, memoryview]:
         """Read all of `file` into `out` and check its header and every live entry against the manifest.
 
         Args:
@@ -181,30 +181,20 @@ class Checkpoint(TensorSource):
             expected = nbytes(dtypes.dtype(tensor.dtype), shard.shape or tensor.shape)
             if key not in spans or spans[key].nbytes != expected:
                 raise DamagedError(f"entry {key!r} is missing or of another size", where=where)
-        in_order = sorted(spans, key=lambda key: (spans[key].offset, spans[key].nbytes))
-        checkers = {
-            key: Checker(dtypes.dtype(shards[key][0].dtype)._replace(floating=False) if key in shards else dtypes.dtype("uint8"))
-            for key in in_order
-        }
+        in_order = sorted(spans, key=lambda key: spans[key])
+        ordered = [spans[key] for key in in_order]
+        checkers = [Checker(dtypes.dtype("uint8")) for _ in in_order]
         first = 0
         for start, stop in _read_ahead(self.storage, file, self.manifest.files[file].size, out, where):
-            while first < len(in_order):
-                key = in_order[first]
-                span = spans[key]
-                low, high = max(span.offset, start), min(span.offset + span.nbytes, stop)
-                if low < high:
-                    checkers[key].update(out[low:high])
-                if span.offset + span.nbytes > stop:
-                    break
-                first += 1
+            found, first = overlaps(ordered, first, start, stop)
+            for index, low, high in found:
+                checkers[index].update(out[low:high])
             if on_block is not None:
                 on_block(stop - start)
-        digests = {key: checkers[key].digest() for key in in_order}
+        digests = {key: checker.digest() for key, checker in zip(in_order, checkers, strict=True)}
         for key, (_, shard) in shards.items():
             if digests[key] != shard.digest:
                 raise changed(shard, where)
-        from milepost.folder.writer import file_digest
-
         if file_digest(header, list(digests.values())) != self.manifest.files[file].digest:
             raise DamagedError("the header, or an entry that is no longer used, was changed", where=where)
         return {key: out[span.offset : span.offset + span.nbytes] for key, span in spans.items()}
@@ -232,7 +222,12 @@ def changed(shard: Shard, where: str) -> DamagedError:
 
 
 def place_box(
-    out: npt.NDArray[Any], kind: dtypes.DType, shape: tuple[int, ...], offset: tuple[int, ...], box: tuple[int, ...], data: bytes
+    out: npt.NDArray[Any],
+    kind: dtypes.DType,
+    shape: tuple[int, ...],
+    offset: tuple[int, ...],
+    box: tuple[int, ...],
+    data: bytes,
 ) -> None:
     """Copy a box of `box` elements at `offset` into the bytes `out` of a tensor of `shape`."""
     width = kind.bits // 8
@@ -258,7 +253,9 @@ def _read_ahead(storage: Storage, file: str, size: int, out: memoryview, where: 
                 raise storage_error(error, "read the file", where) from error
             stop = min(start + IO_BLOCK, size)
             if got < stop - start:
-                raise DamagedError("the file is cut short", where=where, expected=f"{size} bytes", found=f"{start + got} bytes")
+                raise DamagedError(
+                    "the file is cut short", where=where, expected=f"{size} bytes", found=f"{start + got} bytes"
+                )
             ahead = pool.submit(read, stop) if stop < size else None
             yield start, stop
             start = stop

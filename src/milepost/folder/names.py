@@ -11,7 +11,7 @@ TAGS = "tags"
 MANIFEST = "manifest.json"
 SUFFIX = ".safetensors"
 
-_STEP = re.compile(r"step-(\d{8,})(?:\.(?:superseded|aside)-(\d+)(?:\.\d+)?)?")
+_STEP = re.compile(r"step-(\d{8,})(?:\.superseded-\d+(?:\.\d+)?)?")
 _NUMBERED = re.compile(r"(\d+)\.(json|lock|work|fenced)")
 
 
@@ -25,19 +25,19 @@ def superseded(step: int, attempt: int) -> str:
     return f"{step_folder(step)}.superseded-{attempt}"
 
 
-def aside(step: int, attempt: int) -> str:
-    """Where a checkpoint waits while its successor of the same attempt takes its name, if names cannot be exchanged."""
-    return f"{step_folder(step)}.aside-{attempt}"
+def set_aside(attempt: int, step: int) -> str:
+    """Where a checkpoint waits while its successor takes its name, if names cannot be exchanged."""
+    return f"{attempt_work(attempt)}/old-{step_folder(step)}"
 
 
 def parse_step(name: str) -> int | None:
-    """The step of a checkpoint folder (current, superseded or set aside), or None for any other name."""
+    """The step of a checkpoint folder (current or superseded), or None for any other name."""
     found = _STEP.fullmatch(name)
     return int(found[1]) if found else None
 
 
 def is_current(name: str) -> bool:
-    """Whether `name` is a checkpoint folder under its own name, neither superseded nor set aside."""
+    """Whether `name` is a checkpoint folder under its own name, not superseded."""
     return parse_step(name) is not None and "." not in name
 
 

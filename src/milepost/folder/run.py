@@ -41,7 +41,7 @@ class Listed(NamedTuple):
 
     @property
     def current(self) -> bool:
-        """Whether it stands under its own name: neither superseded nor set aside."""
+        """Whether it stands under its own name, not superseded."""
         return names.is_current(self.folder)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -46,7 +46,8 @@ class Position:
 class Snapshot:
     """A captured state: plain values already copied, tensors staged or being staged.
 
-    `tensors` are complete but for their shards. `stems` maps items to file names.
+    `tensors` are complete but for their shards. `stems` maps items to file names. `settle` waits until the state is wholly staged and
+    raises (`TornSnapshot`, or what copying raised) if it never will be: nothing may be published before it returned.
     """
 
     position: Position
@@ -56,3 +57,4 @@ class Snapshot:
     files: tuple[StagedFile, ...]
     stems: Mapping[str, str]
     written_by: Mapping[str, Any] = field(default_factory=dict)
+    settle: Callable[[], None] = lambda: None

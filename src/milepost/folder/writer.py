@@ -11,10 +11,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
-import xxhash
 
-from milepost.core.digest import PREFIX, Checker
-from milepost.core.layout import Entry, Layout, plan
+from milepost.core.digest import Checker, file_digest
+from milepost.core.layout import Entry, Layout, overlaps, plan
 from milepost.core.manifest import File, Shard
 from milepost.folder import names
 from milepost.folder.sharing import Base, Reuse, holds_only, reuse
@@ -114,9 +113,7 @@ class ItemWriter:
                 )
                 for index in found.rest
             }
-            files[target] = File(
-                layout.size, file_digest(layout.header, [shard.digest for shard in rest.values()])
-            )
+            files[target] = File(layout.size, file_digest(layout.header, [shard.digest for shard in rest.values()]))
             shards |= rest
             written = layout.size
         return Written(files, {path: shards[path] for path in file.paths}, written)
@@ -151,14 +148,6 @@ class ItemWriter:
             raise
 
 
-def file_digest(header: bytes, digests: Sequence[str]) -> str:
-    """The digest of a file from its header and the digests of its entries in file order."""
-    whole = xxhash.xxh3_128(header)
-    for digest in digests:
-        whole.update(bytes.fromhex(digest.removeprefix(PREFIX)))
-    return PREFIX + whole.hexdigest()
-
-
 def _mostly_changes(layout: Layout, found: Reuse) -> bool:
     changed = sum(layout.entries[index].nbytes for index in found.rest)
     return 2 * changed > layout.size - len(layout.header)
@@ -168,9 +157,9 @@ def _checked(file: StagedFile, checkers: Sequence[Checker]) -> Iterator[tuple[in
     """Pass the blocks of `file` on, feeding each entry's bytes to its checker on the way."""
     first = 0
     for offset, block in file.blocks():
-        pieces, first = _pieces(file.layout.entries, first, offset, block)
-        for index, piece in pieces:
-            checkers[index].update(piece)
+        found, first = overlaps(file.layout.entries, first, offset, offset + len(block))
+        for index, low, high in found:
+            checkers[index].update(block[low - offset : high - offset])
         yield offset, block
 
 
@@ -180,27 +169,10 @@ def _gather(file: StagedFile, entries: Sequence[Entry], layout: Layout) -> Itera
     yield from out.put(memoryview(layout.header))
     first = 0
     for offset, block in file.blocks():
-        pieces, first = _pieces(entries, first, offset, block)
-        for _, piece in pieces:
-            yield from out.put(piece)
+        found, first = overlaps(entries, first, offset, offset + len(block))
+        for _, low, high in found:
+            yield from out.put(block[low - offset : high - offset])
     yield from out.flush()
-
-
-def _pieces(
-    entries: Sequence[Entry], first: int, offset: int, block: memoryview
-) -> tuple[list[tuple[int, memoryview]], int]:
-    """What `block`, which begins at `offset`, holds of each entry from `first` on; and the first entry to look at next."""
-    found = []
-    end = offset + len(block)
-    while first < len(entries):
-        entry = entries[first]
-        last = entry.offset + entry.nbytes
-        if max(entry.offset, offset) < min(last, end):
-            found.append((first, block[max(entry.offset, offset) - offset : min(last, end) - offset]))
-        if last > end:
-            break
-        first += 1
-    return found, first
 
 
 class _Blocks:

@@ -1,0 +1,197 @@
+"""Makes a snapshot a checkpoint. The order of writes is the whole point; see `Committer.commit`."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Mapping
+
+import msgspec
+
+from milepost.core.manifest import FORMAT, Manifest, Shard, Summary, encode, plain_metrics
+from milepost.core.manifest import File as FileRecord
+from milepost.core.manifest import Tensor as TensorRecord
+from milepost.errors import RunFenced
+from milepost.folder import names
+from milepost.folder.attempts import Attempt
+from milepost.folder.fencing import exists, put_away
+from milepost.folder.lineage import of_run
+from milepost.folder.retention import Keep, best_of, components, decide, remove
+from milepost.folder.run import Listed, RunFolder
+from milepost.folder.sharing import Base
+from milepost.folder.snapshot import Snapshot
+from milepost.folder.tags import read_tags
+from milepost.folder.writer import ItemWriter
+
+_CANNOT_EXCHANGE = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM})
+
+
+class Committer:
+    """Writes the checkpoints of one attempt. One thread at a time.
+
+    Args:
+        run: the run.
+        attempt: this process's hold on it.
+        keep: what retention leaves.
+        base: the checkpoint this attempt restored and verified, if any: the first save may link to it.
+    """
+
+    def __init__(self, run: RunFolder, attempt: Attempt, keep: Keep, base: Base | None = None) -> None:
+        self._run, self._attempt, self._keep = run, attempt, keep
+        self._base = base
+        self._items = ItemWriter(run.storage)
+
+    def close(self) -> None:
+        """End the writing thread."""
+        self._items.close()
+
+    def commit(self, snapshot: Snapshot) -> Listed:
+        """Write `snapshot` and make it visible.
+
+        Order: (1) every file, each synced; (2) the manifest, synced; (3) the folder's names; (4) one rename into the run
+        directory; (5) the run directory's names; (6) only then the caller is told, `latest` moves and old checkpoints go. A crash
+        before (4) leaves nothing visible, after (4) a whole checkpoint.
+
+        Raises:
+            RunFenced: a newer attempt owns the run; nothing became visible.
+            OSError: the storage refused; nothing became visible, and what was written is removed.
+            TornSnapshot: the snapshot never became complete; likewise.
+        """
+        storage, attempt = self._run.storage, self._attempt
+        final = names.step_folder(snapshot.position.step)
+        draft = f"{attempt.work}/{final}"
+        try:
+            storage.remove_tree(draft)  # left by a save that failed
+            storage.make_folder(draft)
+            manifest = self._write(draft, snapshot)
+            storage.sync_dir(draft)
+            self._publish(draft, final, snapshot.position.step)
+            storage.sync_dir()
+        except FileNotFoundError as error:
+            if attempt.fenced():
+                raise RunFenced(
+                    "a newer attempt has taken over this run; this one must stop",
+                    where=self._run.where,
+                    hint="nothing to do: the newer attempt continues the run",
+                ) from error
+            raise
+        except BaseException:
+            if not attempt.fenced():
+                storage.remove_tree(draft)
+            raise
+        self._base = Base(final, manifest)
+        return Listed(final, snapshot.position.step, manifest.summary)
+
+    def _write(self, draft: str, snapshot: Snapshot) -> Manifest:
+        base = self._base if self._may_share() else None
+        files: dict[str, FileRecord] = {}
+        shards: dict[str, Shard] = {}
+        new_bytes = 0
+        for file in snapshot.files:
+            written = self._items.write(draft, snapshot.stems[file.item], file, base)
+            files |= written.files
+            shards |= written.shards
+            new_bytes += written.new_bytes
+        snapshot.settle()
+        tensors = {path: _with_shard(tensor, shards.get(path)) for path, tensor in snapshot.tensors.items()}
+        why_not = _why_not_good(tensors)
+        position = snapshot.position
+        summary = Summary(
+            format=FORMAT,
+            run=self._run.info.run,
+            attempt=self._attempt.number,
+            step=position.step,
+            epoch=position.epoch,
+            batch=position.batch,
+            phase=position.phase,
+            time=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            metrics=plain_metrics(dict(snapshot.metrics)),
+            tensors=len(tensors),
+            bytes=sum(file.size for file in files.values()),
+            new_bytes=new_bytes,
+            good=why_not is None,
+            why_not_good=why_not,
+        )
+        manifest = Manifest(summary, dict(snapshot.items), tensors, files, dict(snapshot.written_by))
+        data = encode(manifest)
+        writer = self._run.storage.create(f"{draft}/{names.MANIFEST}", len(data))
+        try:
+            writer.write(data, 0)
+            writer.finish(len(data))
+        except BaseException:
+            writer.abort()
+            raise
+        return manifest
+
+    def _may_share(self) -> bool:
+        """Whether this save may link: enough of the kept checkpoints share no file without it."""
+        if self._base is None or self._keep.independent <= 1:
+            return True
+        kept = [one.folder for one in of_run(self._run, self._attempt.number) if one.summary is not None]
+        if self._keep.last is not None:
+            kept = kept[: max(1, self._keep.last - 1)]
+        return len(components(self._run, kept)) >= self._keep.independent
+
+    def _publish(self, draft: str, final: str, step: int) -> None:
+        """Give the finished folder its name. A checkpoint that has that name already is swapped into the work folder first (so that
+        a fenced attempt cannot displace anything), then removed if this attempt made it, else kept under another name."""
+        storage = self._run.storage
+        if not exists(storage, final):
+            storage.rename(draft, final)
+            return
+        old = draft
+        try:
+            storage.exchange(draft, final)
+        except OSError as error:
+            if error.errno not in _CANNOT_EXCHANGE:
+                raise
+            old = names.set_aside(self._attempt.number, step)
+            storage.rename(final, old)
+            storage.rename(draft, final)
+        storage.sync_dir()
+        put_away(storage, old, self._attempt.number)
+
+    def tidy(self, newest: Listed) -> list[str]:
+        """Move `latest` and `best`, and remove what `Keep` does not keep. Returns the removed folders.
+
+        Raises:
+            RunFenced: a newer attempt owns the run.
+            OSError: the storage refused.
+        """
+        line = of_run(self._run, self._attempt.number)
+        self._link("latest", newest.folder)
+        by = self._keep.best_by
+        best = best_of(line, by) if by is not None else None
+        if best is not None:
+            self._link("best", best.folder)
+        decisions = decide(self._run.checkpoints(), line, self._keep, read_tags(self._run), self._run.info.run)
+        doomed = [decision.checkpoint.folder for decision in decisions if not decision.keep]
+        for folder in doomed:
+            remove(self._run, folder, self._attempt.work)
+        if doomed:
+            self._run.storage.sync_dir()
+        return doomed
+
+    def _link(self, name: str, folder: str) -> None:
+        try:
+            self._run.storage.symlink(folder, name)
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+                raise
+            # A file system without symbolic links: they are a convenience that milepost itself never reads.
+
+
+def _with_shard(tensor: TensorRecord, shard: Shard | None) -> TensorRecord:
+    return tensor if shard is None else msgspec.structs.replace(tensor, shards=(shard,))
+
+
+def _why_not_good(tensors: Mapping[str, TensorRecord]) -> str | None:
+    bad = [
+        path
+        for path, tensor in tensors.items()
+        if tensor.trained and any(shard.finite is False for shard in tensor.shards)
+    ]
+    if not bad:
+        return None
+    more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+    return f"NaN or infinity in {', '.join(bad[:3])}{more}"

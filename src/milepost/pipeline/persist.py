@@ -1,0 +1,170 @@
+"""Persisting: a thread that makes staged snapshots durable, one at a time, and tells what became of them."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+
+from milepost.errors import MilepostError, RunFenced, SaveFailedError
+from milepost.folder.commit import Committer
+from milepost.folder.run import Listed
+from milepost.folder.snapshot import Snapshot, TornSnapshot
+from milepost.storage.base import FULL, TRANSIENT, storage_error
+
+RETRY_AFTER_SECONDS = (0.1, 0.5, 2.0)
+
+
+class Pending:
+    """A save that was asked for.
+
+    Example:
+        >>> pending = run.save()
+        >>> pending.done()
+        False
+        >>> pending.result().step
+        1200
+    """
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+        self._finished = threading.Event()
+        self._result: Listed | None = None
+        self._problem: BaseException | None = None
+        self.asked = time.perf_counter()
+        self.seconds: float | None = None
+        """Time from asking to durable, once it is."""
+
+    def done(self) -> bool:
+        """Whether it is decided: durable, or failed."""
+        return self._finished.is_set()
+
+    def result(self, timeout: float | None = None) -> Listed:
+        """Wait until it is durable; returns the checkpoint.
+
+        Args:
+            timeout: seconds to wait at most.
+
+        Raises:
+            SaveFailedError: it could not be made durable.
+            RunFenced: a newer attempt has taken over.
+            TimeoutError: not decided yet.
+        """
+        if not self._finished.wait(timeout):
+            raise TimeoutError(f"the save of step {self.step} is not durable yet")
+        if self._problem is not None:
+            raise self._problem
+        assert self._result is not None
+        return self._result
+
+    @property
+    def problem(self) -> BaseException | None:
+        """Why it failed, if it did."""
+        return self._problem
+
+    def resolve(self, result: Listed | None, problem: BaseException | None = None) -> None:
+        """Decide it; the first decision stands."""
+        if not self._finished.is_set():
+            self._result, self._problem = result, problem
+            self.seconds = time.perf_counter() - self.asked
+            self._finished.set()
+
+
+class Persister:
+    """Commits snapshots in the background.
+
+    Args:
+        committer: writes them.
+        where: the run, for messages.
+        on_warning: called from the thread with what went wrong beside the save (retention, say).
+    """
+
+    def __init__(
+        self,
+        committer: Committer,
+        where: str,
+        on_warning: Callable[[str], None],
+    ) -> None:
+        self._committer, self._where, self._warn = committer, where, on_warning
+        self._jobs: queue.SimpleQueue[tuple[Snapshot, Pending] | None] = queue.SimpleQueue()
+        self._idle = threading.Event()
+        self._idle.set()
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a save is in flight."""
+        return not self._idle.is_set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Block until no save is in flight; False if `timeout` seconds passed first."""
+        return self._idle.wait(timeout)
+
+    def submit(self, snapshot: Snapshot, pending: Pending) -> None:
+        """Persist `snapshot`. Only while none is in flight: its memory belongs to the one before until then."""
+        assert self._idle.is_set(), "one save in flight"
+        self._idle.clear()
+        if self._thread is None or not self._thread.is_alive():
+            # Not a daemon: the interpreter waits for it at exit, so that a save in flight is finished.
+            self._thread = threading.Thread(target=self._work, name="milepost-persist")
+            self._thread.start()
+            threading.Thread(target=self._end_with_main_thread, name="milepost-exit", daemon=True).start()
+        self._jobs.put((snapshot, pending))
+
+    def close(self) -> None:
+        """Finish the save in flight and end the thread."""
+        self._stopping.set()
+        if self._thread is not None and self._thread.is_alive():
+            self._jobs.put(None)
+            self._thread.join()
+        self._committer.close()
+
+    def _end_with_main_thread(self) -> None:
+        # A run that was never closed must not keep the interpreter alive once its save is durable.
+        threading.main_thread().join()
+        self._jobs.put(None)
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            snapshot, pending = job
+            try:
+                pending.resolve(*self._persist(snapshot))
+            finally:
+                del job, snapshot
+                self._idle.set()
+
+    def _persist(self, snapshot: Snapshot) -> tuple[Listed | None, BaseException | None]:
+        try:
+            committed = self._commit(snapshot)
+        except (MilepostError, TornSnapshot) as problem:
+            return None, problem
+        except Exception as problem:  # noqa: BLE001 - a save must not take the training down; whoever asks gets it
+            failed = SaveFailedError(
+                f"the save of step {snapshot.position.step} failed: {type(problem).__name__}: {problem}", where=self._where
+            )
+            failed.__cause__ = problem
+            return None, failed
+        try:
+            self._committer.tidy(committed)
+        except RunFenced as problem:
+            return None, problem
+        except (OSError, MilepostError) as problem:
+            self._warn(f"step {committed.step} is saved, but older checkpoints could not be tidied up: {problem}")
+        return committed, None
+
+    def _commit(self, snapshot: Snapshot) -> Listed:
+        for delay in (*RETRY_AFTER_SECONDS, None):
+            try:
+                return self._committer.commit(snapshot)
+            except OSError as error:
+                if delay is None or error.errno not in TRANSIENT | FULL:
+                    reason = storage_error(error, f"save step {snapshot.position.step}", self._where)
+                    failed = SaveFailedError(
+                        reason.message, where=reason.where, hint=reason.hint or "the last good checkpoint is untouched"
+                    )
+                    raise failed from error
+                # Into new files from the staged copy: a sync that failed is never repeated on the same file.
+                self._stopping.wait(delay)
+        raise AssertionError("unreachable")
