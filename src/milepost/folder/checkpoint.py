@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
 
@@ -18,6 +17,7 @@ from milepost.core.source import TensorSource, TensorSpec
 from milepost.errors import DamagedError, NotFoundError
 from milepost.folder import names
 from milepost.folder.snapshot import IO_BLOCK
+from milepost.folder.worker import Worker
 from milepost.storage.base import BLOCK, Storage, storage_error
 
 
@@ -243,8 +243,8 @@ def _read_ahead(storage: Storage, file: str, size: int, out: memoryview, where: 
     def read(start: int) -> int:
         return storage.read_into(file, start, out[start : start + IO_BLOCK])
 
-    with ThreadPoolExecutor(1, thread_name_prefix="milepost-read") as pool:
-        ahead = pool.submit(read, 0) if size else None
+    with Worker("milepost-read") as worker:
+        ahead = worker.submit(read, 0) if size else None
         start = 0
         while ahead is not None:
             try:
@@ -256,6 +256,6 @@ def _read_ahead(storage: Storage, file: str, size: int, out: memoryview, where: 
                 raise DamagedError(
                     "the file is cut short", where=where, expected=f"{size} bytes", found=f"{start + got} bytes"
                 )
-            ahead = pool.submit(read, stop) if stop < size else None
+            ahead = worker.submit(read, stop) if stop < size else None
             yield start, stop
             start = stop

@@ -7,7 +7,6 @@ is written. Writing starts while the image is still being staged, unless the las
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +17,7 @@ from milepost.core.manifest import File, Shard
 from milepost.folder import names
 from milepost.folder.sharing import Base, Reuse, holds_only, reuse
 from milepost.folder.snapshot import IO_BLOCK, StagedFile
+from milepost.folder.worker import Task, Worker
 from milepost.storage.base import BLOCK, Storage
 
 
@@ -39,11 +39,11 @@ class ItemWriter:
         self._run = run
         self._mostly_changes: dict[str, bool] = {}
         # Writing a block and reading the next one for its digest overlap: both leave the interpreter alone meanwhile.
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="milepost-write")
+        self._pool = Worker("milepost-write")
 
     def close(self) -> None:
         """End the writing thread."""
-        self._pool.shutdown()
+        self._pool.close()
 
     def write(self, folder: str, stem: str, file: StagedFile, base: Base | None) -> Written:
         """Write one item into `folder` (relative to the run), linking to `base` where nothing changed.
@@ -132,7 +132,7 @@ class ItemWriter:
 
     def _write_image(self, path: str, layout: Layout, blocks: Iterator[tuple[int, memoryview]]) -> None:
         writer = self._run.create(path, layout.size)
-        pending: Future[None] | None = None
+        pending: Task[None] | None = None
         try:
             for offset, block in blocks:
                 if pending is not None:
@@ -143,7 +143,7 @@ class ItemWriter:
             writer.finish(layout.size)
         except BaseException:
             if pending is not None:
-                pending.exception()  # the block in flight must not outlive the file
+                pending.wait()  # the block in flight must not outlive the file
             writer.abort()
             raise
 
