@@ -1,0 +1,624 @@
+"""A storage in memory that can lose its power: `MemoryStorage`.
+
+It keeps the contract of `milepost.storage.base` and promises nothing beyond it, so that code that is safe here is safe
+on every POSIX file system. What `MemoryStorage.crash` may lose:
+
+* **Data.** What was not synced of a file is lost, cut short, there, or there in part, with zeros or garbage between.
+* **Names.** An operation on names is one change (two where something is made under a temporary name and then renamed),
+  pending until a sync. Power loss keeps any subset of the pending changes in which each has those it builds on: earlier
+  ones of the same name, and, when a folder moves, earlier moves of the folders above its new place (else two moves
+  could put two folders into each other). Changes of different names are kept or lost whatever their order was.
+* A change is kept or lost whole: **a rename is never half.**
+
+Which sync makes a change durable: that of the folder that holds the name. For a rename it is the folder of the *new*
+name: the sync a commit makes after it, and the weakest assumption that is enough. A sync of the old name's folder alone
+promises nothing here. For an exchange it is either folder. Syncing a folder makes durable the names *in* it, never its
+own name, and syncing a file's data never makes its name durable.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import itertools
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
+
+from milepost.storage.base import Buffer, Kind, Stat
+from milepost.storage.direct import flat
+from milepost.storage.local import checked_path, temporary_name
+
+SECTOR = 512
+"""Bytes that a disk writes whole or not at all."""
+
+_UNLIMITED = 1 << 50
+_MOST_LINKS = 40  # as Linux: more symbolic links on one path are ELOOP
+
+Choose = Callable[[int], int]
+
+
+class _File:
+    """Bytes; `synced` is the part at the beginning that survives power loss."""
+
+    def __init__(self, number: int, now: float, data: bytes = b"") -> None:
+        self.number, self.mtime = number, now
+        self.links = 0
+        self.data = bytearray(data)
+        self.synced = b""
+        self.reserved = 0
+        self.read_only = False
+
+    def room(self) -> int:
+        return max(len(self.data), self.reserved)
+
+    def after_power_loss(self, choose: Choose) -> bytes:
+        if self.synced == self.data:
+            return self.synced
+        rest = bytes(self.data[len(self.synced) :])
+        how = choose(4)
+        if how == 0:
+            return self.synced
+        if how == 1:
+            return self.synced + rest[: choose(len(rest) + 1)]
+        if how == 2:
+            return bytes(self.data)
+        sectors = [rest[start : start + SECTOR] for start in range(0, len(rest), SECTOR)]
+        return self.synced + b"".join(
+            (sector, bytes(len(sector)), b"\xa5" * len(sector))[choose(3)] for sector in sectors
+        )
+
+
+class _Link:
+    def __init__(self, number: int, now: float, target: str) -> None:
+        self.number, self.mtime = number, now
+        self.links = 0
+        self.target = target
+
+
+class _Folder:
+    """Names as processes see them, and as they are on disk."""
+
+    def __init__(self, number: int, now: float) -> None:
+        self.number, self.mtime = number, now
+        self.links = 0
+        self.parent: _Folder | None = None
+        self.names: dict[str, _Node] = {}
+        self.durable: dict[str, _Node] = {}
+
+    def and_above(self) -> Iterator[_Node]:
+        folder: _Folder | None = self
+        while folder is not None:
+            yield folder
+            folder = folder.parent
+
+
+_Node = _File | _Link | _Folder
+_Entries = dict[tuple[_Folder, str], _Node | None]
+
+
+class _Change:
+    """An operation on names that is not durable yet: what the names become, all or none."""
+
+    def __init__(self, entries: _Entries, synced_by: frozenset[_Folder], needs: frozenset[_Change]) -> None:
+        self.entries, self.synced_by, self.needs = entries, synced_by, needs
+
+    def moves(self, folders: set[_Node]) -> bool:
+        """Whether it is a rename or exchange of one of `folders`."""
+        return len(self.entries) > 1 and not folders.isdisjoint(filter(None, self.entries.values()))
+
+
+class _Disk:
+    """The tree that several `MemoryStorage` (roots, processes) look at."""
+
+    def __init__(self, capacity: int | None, clock: Callable[[], float]) -> None:
+        self.guard = threading.RLock()
+        self.capacity, self.clock = capacity, clock
+        self.numbers = itertools.count(1)
+        self.root = _Folder(next(self.numbers), clock())
+        self.pending: list[_Change] = []
+        self.written: set[_File] = set()  # by writers that have not ended
+        self.locked: set[_File] = set()
+
+    def change(self, entries: _Entries, synced_by: Iterable[_Folder]) -> None:
+        """Change names at once, and note that it is not durable."""
+        above: set[_Node] = set()
+        for (folder, _), node in entries.items():
+            if isinstance(node, _Folder) and len(entries) > 1:
+                above.update(folder.and_above())
+        needs = frozenset(
+            earlier
+            for earlier in self.pending
+            if not earlier.entries.keys().isdisjoint(entries) or earlier.moves(above)
+        )
+        self.pending.append(_Change(entries, frozenset(synced_by), needs))
+        for (folder, name), node in entries.items():
+            before = folder.names.pop(name, None)
+            if before is not None:
+                before.links -= 1
+            if node is not None:
+                folder.names[name] = node
+                node.links += 1
+                if isinstance(node, _Folder):
+                    node.parent = folder
+            folder.mtime = self.clock()
+
+    def sync(self, folder: _Folder) -> None:
+        """Make durable what the sync of `folder` must, and what that builds on."""
+        chosen: set[_Change] = set()
+        waiting = [change for change in self.pending if folder in change.synced_by]
+        while waiting:
+            change = waiting.pop()
+            if change not in chosen:
+                chosen.add(change)
+                waiting.extend(change.needs)
+        for change in self.pending:
+            if change in chosen:
+                for (changed, name), node in change.entries.items():
+                    _put(changed.durable, name, node)
+        self.pending = [change for change in self.pending if change not in chosen]
+        for change in self.pending:
+            change.needs -= chosen
+
+    def after_power_loss(self, choose: Choose) -> _Disk:
+        how = choose(3)  # nothing that was pending, all of it, or each by itself
+        kept: set[_Change] = set()
+        names: dict[_Folder, dict[str, _Node]] = {}
+        for change in self.pending:
+            if change.needs <= kept and (how == 1 or (how == 2 and choose(2))):
+                kept.add(change)
+                for (folder, name), node in change.entries.items():
+                    _put(names.setdefault(folder, dict(folder.durable)), name, node)
+        disk = _Disk(self.capacity, self.clock)
+        copies: dict[_Node, _Node] = {}
+
+        def copy(node: _Node) -> _Node:
+            if node in copies:
+                return copies[node]  # another name of the same file
+            number = next(disk.numbers)
+            if isinstance(node, _Link):
+                return copies.setdefault(node, _Link(number, node.mtime, node.target))
+            if isinstance(node, _File):
+                file = _File(number, node.mtime, node.after_power_loss(choose))
+                file.synced, file.read_only = bytes(file.data), node.read_only
+                return copies.setdefault(node, file)
+            folder = _Folder(number, node.mtime)
+            copies[node] = folder
+            fill(folder, node)
+            return folder
+
+        def fill(new: _Folder, old: _Folder) -> None:
+            for name, node in sorted(names.get(old, old.durable).items()):
+                made = copy(node)
+                new.names[name] = new.durable[name] = made
+                made.links += 1
+                if isinstance(made, _Folder):
+                    made.parent = new
+
+        fill(disk.root, self.root)
+        return disk
+
+    def free(self) -> int:
+        if self.capacity is None:
+            return _UNLIMITED
+        files, waiting = set(self.written), [self.root]
+        while waiting:
+            for node in waiting.pop().names.values():
+                if isinstance(node, _Folder):
+                    waiting.append(node)
+                elif isinstance(node, _File):
+                    files.add(node)
+        return max(0, self.capacity - sum(file.room() for file in files))
+
+    def make_room(self, file: _File | None, size: int, path: str) -> None:
+        """ENOSPC unless `file` (None: a new one) can grow to `size` bytes."""
+        if size - (file.room() if file is not None else 0) > self.free():
+            raise _error(errno.ENOSPC, path)
+
+
+def _put(names: dict[str, _Node], name: str, node: _Node | None) -> None:
+    if node is None:
+        names.pop(name, None)
+    else:
+        names[name] = node
+
+
+def _error(code: int, path: str, other: str | None = None) -> OSError:
+    return OSError(code, os.strerror(code), path, None, other)
+
+
+class _OnDisk(Protocol):
+    _disk: _Disk
+
+
+_Self = TypeVar("_Self", bound=_OnDisk)
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def _guarded(method: Callable[Concatenate[_Self, _P], _R]) -> Callable[Concatenate[_Self, _P], _R]:
+    """One operation at a time."""
+
+    @functools.wraps(method)
+    def guarded(self: _Self, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        with self._disk.guard:
+            return method(self, *args, **kwargs)
+
+    return guarded
+
+
+class _MemoryLock:
+    def __init__(self, disk: _Disk, file: _File) -> None:
+        self._disk, self._file = disk, file
+        self._released = False
+
+    @_guarded
+    def release(self) -> None:
+        if not self._released:
+            self._released = True
+            self._disk.locked.discard(self._file)
+
+
+class _MemoryWriter:
+    def __init__(self, storage: MemoryStorage, disk: _Disk, path: str, file: _File) -> None:
+        self._storage, self._disk, self._path, self._file = storage, disk, path, file
+        self._ended = False
+
+    @_guarded
+    def write(self, data: Buffer, offset: int) -> None:
+        self._check_open()
+        view, held = flat(data), self._file.data
+        self._disk.make_room(self._file, offset + len(view), self._path)
+        if len(view):
+            held.extend(bytes(max(0, offset - len(held))))
+            held[offset : offset + len(view)] = view
+
+    @_guarded
+    def finish(self, size: int) -> None:
+        self._check_open()
+        file = self._file
+        self._disk.make_room(file, size, self._path)
+        file.data = file.data[:size] + bytes(max(0, size - len(file.data)))
+        file.reserved = 0
+        file.synced = bytes(file.data)
+        file.read_only = True
+        file.mtime = self._disk.clock()
+        self._end()
+
+    @_guarded
+    def abort(self) -> None:
+        if not self._ended:
+            self._end()
+            self._storage._remove_if(self._path, self._file)
+
+    def _check_open(self) -> None:
+        if self._ended:
+            raise _error(errno.EBADF, self._path)
+
+    def _end(self) -> None:
+        self._ended = True
+        self._disk.written.discard(self._file)
+
+
+class MemoryStorage:
+    """A `milepost.storage.base.Storage` in memory, for tests of what survives. Safe to use from several threads.
+
+    `capacity` is the bytes that files may take in all (None: no limit) and may be changed at any time. `clock` gives
+    the time of day in seconds.
+
+        >>> storage = MemoryStorage()
+        >>> storage.write("a", b"1")
+        >>> storage.sync_dir()
+        >>> storage.write("a", b"2", replace=True)
+        >>> storage.crash(random.Random(0).randrange).read("a") in (b"1", b"2")
+        True
+    """
+
+    def __init__(self, *, capacity: int | None = None, clock: Callable[[], float] = time.time) -> None:
+        self._disk = _Disk(capacity, clock)
+        self._prefix = ""
+
+    @classmethod
+    def _at(cls, disk: _Disk, prefix: str) -> MemoryStorage:
+        storage = cls.__new__(cls)
+        storage._disk, storage._prefix = disk, prefix
+        return storage
+
+    def __repr__(self) -> str:
+        return f"<MemoryStorage {self.root}>"
+
+    @_guarded
+    def crash(self, choose: Choose) -> MemoryStorage:
+        """What could be found after power loss at this instant, as a new storage; this one is left as it is.
+
+        ``choose(n)`` decides whatever is left to chance by a number from 0 to n - 1: ``random.Random(seed).randrange``,
+        or a draw of a property test. 0 is the greatest loss.
+        """
+        return self._at(self._disk.after_power_loss(choose), self._prefix)
+
+    @property
+    def capacity(self) -> int | None:
+        """Bytes that files may take in all."""
+        return self._disk.capacity
+
+    @capacity.setter
+    def capacity(self, capacity: int | None) -> None:
+        self._disk.capacity = capacity
+
+    @property
+    def root(self) -> str:
+        """``memory:/`` and the folder's path."""
+        return f"memory:/{self._prefix}"
+
+    def child(self, path: str) -> MemoryStorage:
+        """The same storage, rooted at folder `path`."""
+        return self._at(self._disk, self._join(checked_path(path, root=True)))
+
+    def _join(self, path: str) -> str:
+        return "/".join(filter(None, (self._prefix, path)))
+
+    # -- finding ------------------------------------------------------------------------------------------------------
+    def _walk(self, path: str, *, follow: bool = False) -> tuple[_Folder, str, _Node | None]:
+        """The folder that holds (or would hold) `path`, the name there, and what it stands for."""
+        parts = self._join(checked_path(path, root=True)).split("/")[::-1]
+        folder, name, links = self._disk.root, "", 0
+        node: _Node | None = folder
+        while parts and parts != [""]:
+            name = parts.pop()
+            node = folder.names.get(name)
+            if isinstance(node, _Link) and (parts or follow):
+                links += 1
+                if links > _MOST_LINKS:
+                    raise _error(errno.ELOOP, path)
+                parts += node.target.split("/")[::-1]
+            elif parts:
+                if not isinstance(node, _Folder):
+                    raise _error(errno.ENOENT if node is None else errno.ENOTDIR, path)
+                folder = node
+        return folder, name, node
+
+    def _node(self, path: str, *, follow: bool = False) -> _Node:
+        node = self._walk(path, follow=follow)[2]
+        if node is None:
+            raise _error(errno.ENOENT, path)
+        return node
+
+    def _folder(self, path: str) -> _Folder:
+        node = self._node(path, follow=True)
+        if not isinstance(node, _Folder):
+            raise _error(errno.ENOTDIR, path)
+        return node
+
+    def _file(self, path: str) -> _File:
+        node = self._node(path, follow=True)
+        if not isinstance(node, _File):
+            raise _error(errno.EISDIR, path)
+        return node
+
+    def _writable(self, path: str) -> _File:
+        file = self._file(path)
+        if file.read_only:
+            raise _error(errno.EACCES, path)
+        return file
+
+    def _free_name(self, path: str) -> tuple[_Folder, str]:
+        folder, name, there = self._walk(path)
+        if there is not None:
+            raise _error(errno.EEXIST, path)
+        return folder, name
+
+    def _add(self, folder: _Folder, name: str, node: _Node) -> None:
+        self._disk.change({(folder, name): node}, [folder])
+
+    def _drop(self, folder: _Folder, name: str) -> None:
+        self._disk.change({(folder, name): None}, [folder])
+
+    def _new(self) -> tuple[int, float]:
+        return next(self._disk.numbers), self._disk.clock()
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+    @_guarded
+    def stat(self, path: str) -> Stat:
+        """What `path` stands for; a symbolic link is not followed."""
+        node = self._node(path)
+        kind: Kind = "file" if isinstance(node, _File) else "link" if isinstance(node, _Link) else "folder"
+        size = len(node.data) if isinstance(node, _File) else len(node.target) if isinstance(node, _Link) else 0
+        return Stat(kind, size, node.mtime, node.links, (id(self._disk), node.number))
+
+    @_guarded
+    def list(self, path: str = "") -> list[str]:
+        """Names in folder `path`, sorted."""
+        return sorted(self._folder(path).names)
+
+    @_guarded
+    def read(self, path: str, offset: int = 0, length: int | None = None) -> bytes:
+        """At most `length` bytes from `offset` (all that is there if None)."""
+        file = self._file(path)
+        if offset < 0 or (length is not None and length < 0):
+            raise _error(errno.EINVAL, path)
+        return bytes(file.data[offset : None if length is None else offset + length])
+
+    def read_into(self, path: str, offset: int, out: memoryview) -> int:
+        """Fill `out` from byte `offset`; the bytes read."""
+        view = flat(out)
+        data = self.read(path, offset, len(view))
+        view[: len(data)] = data
+        return len(data)
+
+    @_guarded
+    def read_link(self, path: str) -> str:
+        """The target of symbolic link `path`."""
+        node = self._node(path)
+        if not isinstance(node, _Link):
+            raise _error(errno.EINVAL, path)
+        return node.target
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+    @_guarded
+    def make_root(self) -> None:
+        """Make the root folder and those above it that are missing, durably."""
+        top, made = self._at(self._disk, ""), ""
+        for part in filter(None, self._prefix.split("/")):
+            parent, made = made, f"{made}/{part}".lstrip("/")
+            if top._walk(made, follow=True)[2] is None:
+                top.make_folder(made)
+                top.sync_dir(parent)
+            top._folder(made)
+
+    @_guarded
+    def make_folder(self, path: str) -> None:
+        """Make one folder, never its parents."""
+        checked_path(path)
+        self._add(*self._free_name(path), _Folder(*self._new()))
+
+    @_guarded
+    def create(self, path: str, size: int) -> _MemoryWriter:
+        """Begin a new file of about `size` bytes."""
+        folder, name = self._free_name(checked_path(path))
+        self._disk.make_room(None, size, path)
+        file = _File(*self._new())
+        file.reserved = max(0, size)
+        self._disk.written.add(file)
+        self._add(folder, name, file)
+        return _MemoryWriter(self, self._disk, path, file)
+
+    @_guarded
+    def write(self, path: str, data: bytes, *, replace: bool = False) -> None:
+        """Write a small file whole and sync its data; with `replace` atomically in place of an existing one."""
+        folder, name, there = self._walk(checked_path(path))
+        if there is not None and not replace:
+            raise _error(errno.EEXIST, path)
+        if isinstance(there, _Folder):
+            raise _error(errno.EISDIR, path)
+        self._disk.make_room(None, len(data), path)
+        file = _File(*self._new(), data)
+        file.synced = bytes(data)
+        self._add_or_replace(folder, name, file, replace=replace)
+
+    def _add_or_replace(self, folder: _Folder, name: str, node: _Node, *, replace: bool) -> None:
+        temporary = temporary_name() if replace else name
+        self._add(folder, temporary, node)
+        if replace:
+            self._disk.change({(folder, temporary): None, (folder, name): node}, [folder])
+
+    @_guarded
+    def append(self, path: str, data: bytes, *, sync: bool = False) -> None:
+        """Append to a file, creating it."""
+        folder, name, there = self._walk(checked_path(path), follow=True)
+        file = self._writable(path) if there is not None else _File(*self._new())
+        self._disk.make_room(file, len(file.data) + len(data), path)
+        if there is None:
+            self._add(folder, name, file)
+        file.data += data
+        file.mtime = self._disk.clock()
+        if sync:
+            file.synced = bytes(file.data)
+
+    @_guarded
+    def touch(self, path: str) -> None:
+        """Set the modification time to now."""
+        self._node(path, follow=True).mtime = self._disk.clock()
+
+    @_guarded
+    def sync_dir(self, path: str = "") -> None:
+        """Make the names in folder `path` durable."""
+        self._disk.sync(self._folder(path))
+
+    # -- names --------------------------------------------------------------------------------------------------------
+    @_guarded
+    def rename(self, source: str, target: str) -> None:
+        """Rename a file or folder atomically; nothing happens (as in POSIX) if both are names of one file."""
+        node = self._node(checked_path(source))
+        old_folder, old_name, _ = self._walk(source)
+        folder, name, there = self._walk(checked_path(target))
+        if there is node:
+            return
+        if isinstance(node, _Folder):
+            if node in folder.and_above():
+                raise _error(errno.EINVAL, source, target)
+            if there is not None and not isinstance(there, _Folder):
+                raise _error(errno.ENOTDIR, source, target)
+            if there is not None and there.names:
+                raise _error(errno.ENOTEMPTY, source, target)
+        elif isinstance(there, _Folder):
+            raise _error(errno.EISDIR, source, target)
+        self._disk.change({(old_folder, old_name): None, (folder, name): node}, [folder])
+
+    @_guarded
+    def exchange(self, first: str, second: str) -> None:
+        """Swap two names atomically."""
+        one, two = self._node(checked_path(first)), self._node(checked_path(second))
+        (folder_one, name_one, _), (folder_two, name_two, _) = self._walk(first), self._walk(second)
+        if one is two:
+            return
+        if one in folder_two.and_above() or two in folder_one.and_above():
+            raise _error(errno.EINVAL, first, second)
+        self._disk.change({(folder_one, name_one): two, (folder_two, name_two): one}, [folder_one, folder_two])
+
+    @_guarded
+    def link(self, source: str, target: str) -> None:
+        """Give file `source` a second name."""
+        node = self._node(checked_path(source))
+        folder, name = self._free_name(checked_path(target))
+        if isinstance(node, _Folder):
+            raise _error(errno.EPERM, source, target)
+        self._add(folder, name, node)
+
+    @_guarded
+    def symlink(self, target: str, path: str) -> None:
+        """Make `path` a symbolic link to `target`, in place of an existing link; EEXIST if `path` is no link."""
+        folder, name, there = self._walk(checked_path(path))
+        if there is not None and not isinstance(there, _Link):
+            raise _error(errno.EEXIST, path)
+        self._add_or_replace(folder, name, _Link(*self._new(), checked_path(target)), replace=True)
+
+    @_guarded
+    def remove(self, path: str) -> None:
+        """Remove a file or link."""
+        node = self._node(checked_path(path))
+        if isinstance(node, _Folder):
+            raise _error(errno.EISDIR, path)
+        self._drop(*self._walk(path)[:2])
+
+    def _remove_if(self, path: str, file: _File) -> None:
+        try:
+            folder, name, there = self._walk(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        if there is file:
+            self._drop(folder, name)
+
+    @_guarded
+    def remove_tree(self, path: str) -> None:
+        """Remove a folder and all in it, or a file; links are removed, never followed."""
+        try:
+            folder, name, node = self._walk(checked_path(path))
+        except FileNotFoundError:
+            return
+        if isinstance(node, _Folder):
+            for entry in sorted(node.names):
+                self.remove_tree(f"{path}/{entry}")
+        if node is not None:
+            self._drop(folder, name)
+
+    # -- beside the tree ----------------------------------------------------------------------------------------------
+    @_guarded
+    def lock(self, path: str) -> _MemoryLock | None:
+        """Lock file `path`; None if taken."""
+        file = self._writable(checked_path(path))
+        if file in self._disk.locked:
+            return None
+        self._disk.locked.add(file)
+        return _MemoryLock(self._disk, file)
+
+    @_guarded
+    def locked(self, path: str) -> bool:
+        """Whether somebody holds `lock(path)`."""
+        return self._file(checked_path(path)) in self._disk.locked
+
+    @_guarded
+    def free_space(self) -> int:
+        """Bytes that may still be written."""
+        return self._disk.free()
