@@ -7,7 +7,7 @@ ARGS ?=
 BIN := .venv/bin
 DEV := .venv/.ready-dev
 BENCH := .venv/.ready-bench
-PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PIP_INSTALL = $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
