@@ -201,8 +201,12 @@ def read_record(run: Storage, number: int) -> Record | None:
         ) from error
 
 
-def alive(run: Storage, number: int) -> tuple[Owner | None, float]:
-    """Who holds attempt `number` (None if it is dead), and the age of its last heartbeat in seconds."""
+def alive(run: Storage, number: int, *, may_write: bool = True) -> tuple[Owner | None, float]:
+    """Who holds attempt `number` (None if it is dead), and the age of its last heartbeat in seconds.
+
+    The age is by the storage's clock, which takes a file to tell; with ``may_write=False`` it is by this machine's, and the run is
+    left untouched.
+    """
     path = names.attempt_lock(number)
     try:
         owner = msgspec.json.decode(run.read(path), type=Owner)
@@ -212,7 +216,7 @@ def alive(run: Storage, number: int) -> tuple[Owner | None, float]:
     record = _read_quietly(run, number)
     if record is not None and record.ended:
         return None, 0.0
-    age = max(0.0, _now(run) - last)
+    age = max(0.0, (_now(run) if may_write else time.time()) - last)
     if run.locked(path):
         return owner, age
     here = Owner.here()

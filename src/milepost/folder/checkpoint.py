@@ -60,7 +60,7 @@ class Checkpoint(TensorSource):
 
     @cached_property
     def plain(self) -> Mapping[str, Any]:
-        values = {}
+        values: dict[str, Any] = {}
         for item, structure in self.manifest.items.items():
             values |= dict(tree.plain_values(structure, item))
         return values

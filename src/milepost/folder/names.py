@@ -56,6 +56,11 @@ def attempt_work(number: int) -> str:
     return f"{ATTEMPTS}/{number}.work"
 
 
+def attempt_trace(number: int) -> str:
+    """What attempt `number` did, step by step."""
+    return f"{ATTEMPTS}/{number}.trace.jsonl"
+
+
 def attempt_fenced(number: int) -> str:
     """What `attempt_work` is renamed to by a newcomer."""
     return f"{ATTEMPTS}/{number}.fenced"

@@ -63,6 +63,12 @@ class Pending:
         """Why it failed, if it did."""
         return self._problem
 
+    def again(self) -> Pending:
+        """Undecided once more: for a snapshot that is taken again. Whoever waits for it waits on."""
+        self._finished.clear()
+        self._problem = None
+        return self
+
     def resolve(self, result: Listed | None, problem: BaseException | None = None) -> None:
         """Decide it; the first decision stands."""
         if not self._finished.is_set():

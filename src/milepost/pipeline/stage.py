@@ -138,6 +138,10 @@ class Stager:
             staged.run()
         return self._snapshot(captured, records, tuple(images), staged), staged
 
+    def room(self, name: str, size: int) -> memoryview:
+        """Page-aligned memory for reading a file of a checkpoint; the next snapshot uses the same memory again."""
+        return self._pool.take(name.removesuffix(".safetensors"), size).view[:size]
+
     def streams(self, captured: Captured) -> bool:
         """Whether `captured` is too large for the allowed memory, so that the trainer must wait for the writer."""
         return self.max_memory is not None and self.plan(captured) > self.max_memory

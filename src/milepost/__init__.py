@@ -1,0 +1,66 @@
+"""Checkpointing for training jobs: the same command continues the run bit for bit, and every checkpoint is open to look into.
+
+Names are loaded when first used, so that importing milepost imports no framework and costs little.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Checkpointer": "milepost.training.checkpointer",
+    "Stopped": "milepost.training.session",
+    "STOPPED": "milepost.training.session",
+    "Every": "milepost.training.policy",
+    "Keep": "milepost.folder.retention",
+    "Pending": "milepost.pipeline.persist",
+    "Progress": "milepost.training.progress",
+    "ResumeReport": "milepost.training.restore",
+    "TensorSource": "milepost.core.source",
+    "open": "milepost.ops.refs",
+    "errors": "milepost.errors",
+}
+
+__all__ = [  # noqa: PLE0604 - the keys of _HOME, and errors
+    "STOPPED",
+    "Checkpointer",
+    "Every",
+    "Keep",
+    "Pending",
+    "Progress",
+    "ResumeReport",
+    "Stopped",
+    "TensorSource",
+    "__version__",
+    "errors",
+    "open",
+]
+
+if TYPE_CHECKING:
+    from milepost import errors
+    from milepost.core.source import TensorSource
+    from milepost.folder.retention import Keep
+    from milepost.ops.refs import open  # noqa: A004
+    from milepost.pipeline.persist import Pending
+    from milepost.training.checkpointer import Checkpointer
+    from milepost.training.policy import Every
+    from milepost.training.progress import Progress
+    from milepost.training.restore import ResumeReport
+    from milepost.training.session import STOPPED, Stopped
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module 'milepost' has no attribute {name!r}")
+    module = importlib.import_module(home)
+    value = module if name == "errors" else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

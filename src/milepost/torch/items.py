@@ -1,0 +1,126 @@
+"""Modules and optimizers of PyTorch as items."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from milepost.errors import Mismatch, MismatchError
+from milepost.torch.adapter import ADAPTER
+from milepost.training.items import Item, Loaded, compare
+
+
+def make_item(name: str, value: Any) -> Item | None:
+    """The item for a torch object that needs more than `state_dict` and `load_state_dict`; None for the others."""
+    if isinstance(value, torch.nn.Module):
+        return ModuleItem(name, value)
+    if isinstance(value, torch.optim.Optimizer):
+        return OptimizerItem(name, value)
+    return None
+
+
+def _shown(tensor: torch.Tensor) -> str:
+    info = ADAPTER.describe(tensor)
+    return f"{info.dtype.name} {list(info.shape)}"
+
+
+class ModuleItem:
+    """A module: parameters, buffers and extra state, by the names of its `state_dict`."""
+
+    replaced = False
+
+    def __init__(self, name: str, module: torch.nn.Module) -> None:
+        self.name, self.object = name, module
+
+    def capture(self) -> Any:
+        return self.object.state_dict(keep_vars=True)  # parameters stay parameters, which tells them from buffers
+
+    def trained(self, tensor: Any) -> bool:
+        return isinstance(tensor, torch.nn.Parameter)
+
+    def mismatches(self, saved: Loaded) -> list[Mismatch]:
+        here = {
+            f"{self.name}/{key}": _shown(value)
+            for key, value in self.object.state_dict(keep_vars=True).items()
+            if isinstance(value, torch.Tensor)
+        }
+        there = {f"{self.name}/{key}": f"{one.dtype} {list(one.shape)}" for key, one in saved.tensors.items()}
+        return compare(there, here)
+
+    def restore(self, saved: Loaded) -> None:
+        try:
+            self.object.load_state_dict(saved.value(borrow=True))
+        except RuntimeError as error:
+            raise MismatchError(f"the module refused the saved state: {error}", where=self.name) from error
+
+
+class OptimizerItem:
+    """An optimizer of `torch.optim`, or a subclass of its base.
+
+    `Optimizer.load_state_dict` casts state to the dtype of the parameter and keeps the caller's tensors; here state comes back with the
+    dtype and strides it was saved with, in memory of its own.
+    """
+
+    replaced = False
+
+    def __init__(self, name: str, optimizer: torch.optim.Optimizer) -> None:
+        self.name, self.object = name, optimizer
+
+    def capture(self) -> Any:
+        return self.object.state_dict()
+
+    def trained(self, tensor: Any) -> bool:
+        return True
+
+    def parameters(self) -> list[torch.Tensor]:
+        """All parameters, in the order in which `state_dict` numbers them."""
+        return [parameter for group in self.object.param_groups for parameter in group["params"]]
+
+    def mismatches(self, saved: Loaded) -> list[Mismatch]:
+        groups = saved.structure.get("param_groups") if isinstance(saved.structure, dict) else None
+        if not isinstance(groups, list):
+            return [Mismatch(self.name, "no state of a torch optimizer", type(self.object).__name__)]
+        there = {
+            f"{self.name}/param_groups/{number}": f"{len(group['params'])} parameters" for number, group in enumerate(groups)
+        }
+        here = {
+            f"{self.name}/param_groups/{number}": f"{len(group['params'])} parameters"
+            for number, group in enumerate(self.object.param_groups)
+        }
+        rows = compare(there, here)
+        if not rows:
+            parameters = self.parameters()
+            for key, tensor in saved.tensors.items():
+                rows += self._state_mismatch(key, tensor.shape, parameters)
+        return rows
+
+    def _state_mismatch(self, key: str, shape: tuple[int, ...], parameters: list[torch.Tensor]) -> list[Mismatch]:
+        """State of a parameter that has its number of elements and dimensions has its shape too, in every optimizer we know; a
+        difference means that the parameters are in another order or of another size. Other state (scalars, factors) is not
+        judged."""
+        parts = key.split("/")
+        if len(parts) != 3 or parts[0] != "state" or len(shape) < 1:
+            return []
+        number = int("".join(char for char in parts[1] if char.isdigit()) or -1)
+        if not 0 <= number < len(parameters) or parts[2] not in ("exp_avg", "exp_avg_sq", "momentum_buffer"):
+            return []
+        expected = tuple(parameters[number].shape)
+        if shape == expected:
+            return []
+        return [Mismatch(f"{self.name}/{key}", str(list(shape)), f"parameter {number} {list(expected)}")]
+
+    def restore(self, saved: Loaded) -> None:
+        state = saved.value()
+        try:
+            self.object.load_state_dict({**state, "state": dict(state["state"])})
+        except (ValueError, KeyError, RuntimeError) as error:
+            raise MismatchError(f"the optimizer refused the saved state: {error}", where=self.name) from error
+        parameters = self.parameters()
+        numbers = [number for group in state["param_groups"] for number in group["params"]]
+        for number, parameter in zip(numbers, parameters, strict=True):
+            for key, value in state["state"].get(number, {}).items():
+                if isinstance(value, torch.Tensor):
+                    live = self.object.state[parameter][key]
+                    if live.dtype != value.dtype or live.stride() != value.stride():
+                        self.object.state[parameter][key] = value.to(live.device)

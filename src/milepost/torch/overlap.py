@@ -1,0 +1,74 @@
+"""What lets a snapshot be taken during the next forward and backward pass: only an optimizer step changes parameters and optimizer
+state, and torch calls a hook before each step of whichever optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from milepost.torch.items import OptimizerItem
+from milepost.training.guard import Guard
+from milepost.training.items import Item
+
+
+def make_guard(items: Sequence[Item], wait: Callable[[], None]) -> Guard | None:
+    """A guard over the torch optimizers among `items`; None if there are none."""
+    optimizers = [item for item in items if isinstance(item, OptimizerItem)]
+    return StepGuard(optimizers, wait) if optimizers else None
+
+
+class StepGuard:
+    """Lets every optimizer step of the process wait until staging is done, and counts the steps of the run's own optimizers.
+
+    Hooks do not reach a step that torch.compile turned into one graph; then `moved` tells, by the version counters of the tensors,
+    which compiled code moves (fused kernels do not, but those are called through the hook).
+    """
+
+    def __init__(self, items: Sequence[OptimizerItem], wait: Callable[[], None]) -> None:
+        self._items = items
+        self._optimizers = {id(item.object) for item in items}
+        self._wait = wait
+        self.steps = 0
+        self._versions = self._version_sum()
+        self._handle: Any = register_optimizer_step_pre_hook(self._before)
+
+    def _before(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        if torch.compiler.is_compiling():
+            return  # traced into the graph, where nothing could wait
+        self._wait()
+        if id(optimizer) in self._optimizers:
+            self.steps += 1
+
+    def owned(self) -> set[int]:
+        """The addresses of all tensors that only an optimizer step changes."""
+        return {tensor.data_ptr() for tensor in self._tensors()}
+
+    def moved(self) -> bool:
+        """Whether a version counter of an owned tensor moved since the last call."""
+        before, self._versions = self._versions, self._version_sum()
+        return self._versions != before
+
+    def note(self) -> Callable[[], bool]:
+        """Remember the version counters; the result tells whether all are as they were."""
+        tensors = self._tensors()
+        versions = [tensor._version for tensor in tensors]
+        return lambda: versions == [tensor._version for tensor in tensors]
+
+    def _version_sum(self) -> int:
+        return sum(tensor._version for tensor in self._tensors())
+
+    def _tensors(self) -> list[torch.Tensor]:
+        found = []
+        for item in self._items:
+            found += item.parameters()
+            for state in item.object.state.values():
+                if isinstance(state, dict):
+                    found += [value for value in state.values() if isinstance(value, torch.Tensor)]
+        return found
+
+    def close(self) -> None:
+        """Take the hook away."""
+        self._handle.remove()

@@ -1,0 +1,1 @@
+"""What a training script talks to: items, loops, policies, signals, and the `Checkpointer` over them. Names no framework."""

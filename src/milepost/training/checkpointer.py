@@ -1,0 +1,408 @@
+"""`Checkpointer`: what a training script talks to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar
+
+from milepost.errors import ScriptError, StepError
+from milepost.folder.retention import Keep
+from milepost.pipeline.persist import Pending
+from milepost.pipeline.stage import Stager
+from milepost.storage.local import LocalStorage
+from milepost.training import opening, provenance
+from milepost.training.display import Display
+from milepost.training.feeds import Feed, shield
+from milepost.training.items import Item, make_item, unknown_name
+from milepost.training.loops import Batches
+from milepost.training.metrics import is_scalar
+from milepost.training.policy import Every, start
+from milepost.training.progress import Progress
+from milepost.training.restore import ResumeReport
+from milepost.training.saver import Saver, SavingOptions, failure
+from milepost.training.session import Session, Stopped
+from milepost.training.signals import DEFAULT, SignalWatch
+
+T = TypeVar("T")
+
+
+class Checkpointer:
+    """Saves the state of a training job while it runs, and continues it after a restart.
+
+    Args:
+        directory: the run directory, made if missing; the same for every restart of the job.
+        every: when to save: `Every(...)`, or any ``callable(progress) -> bool``; None saves only at the end, on signals, when a
+            best value comes, and on `save`.
+        keep: which checkpoints stay.
+        resume: "latest" (default), "never", or a checkpoint: "best", "step=1200", a tag, or one of another run, "runs/old@best".
+        state: items whose names clash with an option, as a mapping.
+        override: plain values to change on resume, by path: ``{"optimizer/param_groups/*/lr": 1e-4}``. Applied once, where the
+            branch begins, and recorded.
+        stage: "overlap" copies what only an optimizer step changes during the next forward and backward pass; "copy" copies
+            everything while training waits, for code that changes weights outside of ``optimizer.step()``.
+        max_memory: bytes of host memory for staging; a larger state is written piece by piece while training waits.
+        on_error: "warn" when a save fails and train on, or "raise" at the next call.
+        on_busy: "wait" for a save in flight before the next, or "skip" the next.
+        signals: numbers of signals that are answered by a save and a clean exit.
+        takeover: fence an earlier attempt even if it seems alive.
+        progress: show progress on stderr; None does so live on a terminal and in plain lines elsewhere.
+        items: the state, by name: anything with ``state_dict`` and ``load_state_dict``, random generators, and values.
+
+    Raises:
+        RunBusy: another attempt of this run is alive.
+        MismatchError: the checkpoint does not fit these objects; none was changed.
+        DamagedError: there are checkpoints, and none is good.
+        StorageError: the directory cannot be made or written.
+
+    Example:
+        >>> with milepost.Checkpointer("runs/mnist", model=model, optimizer=optimizer,
+        ...                            every=milepost.Every(steps=200)) as run:
+        ...     for epoch in run.epochs(8):
+        ...         for images, labels in run.batches(loader):
+        ...             loss = train_step(images, labels)
+        ...             run.step(loss=loss)
+        ...         run.epoch_end(val_loss=validate())
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        every: Every | Callable[[Progress], bool] | None = None,
+        keep: Keep | None = None,
+        resume: str = "latest",
+        state: Mapping[str, Any] | None = None,
+        override: Mapping[str, Any] | None = None,
+        stage: Literal["overlap", "copy"] = "overlap",
+        max_memory: int | None = None,
+        on_error: Literal["warn", "raise"] = "warn",
+        on_busy: Literal["wait", "skip"] = "wait",
+        signals: Sequence[int] = DEFAULT,
+        takeover: bool = False,
+        progress: bool | None = None,
+        **items: Any,
+    ) -> None:
+        for name, value, allowed in (
+            ("stage", stage, ("overlap", "copy")),
+            ("on_error", on_error, ("warn", "raise")),
+            ("on_busy", on_busy, ("wait", "skip")),
+        ):
+            if value not in allowed:
+                raise ScriptError(f"{name}= is one of {', '.join(allowed)}", found=repr(value))
+        twice = items.keys() & (state or {}).keys()
+        if twice:
+            raise ScriptError("an item is given twice, in state= and by name", found=", ".join(sorted(twice)))
+        self._items: dict[str, Item] = {name: make_item(name, one) for name, one in {**items, **(state or {})}.items()}
+        self._storage = LocalStorage(directory)
+        self._keep = Keep() if keep is None else keep
+        self._every = every
+        self._saving: SavingOptions = {"stage": stage, "on_error": on_error, "on_busy": on_busy}
+        self._max_memory = max_memory
+        self._display = Display(progress)
+        self._written_by = provenance.written_by()
+        self._watch = SignalWatch(tuple(signals))
+        self._closed = False
+        self._shielded: dict[int, tuple[object, Iterable[Any]]] = {}
+        self._session = self._open(resume, takeover, override or {})
+        self._watch.install()
+
+    def _open(self, resume: str, takeover: bool, overrides: Mapping[str, Any]) -> Session:
+        """Claim the next attempt of the run, restore what `resume` names, and get ready to train."""
+        due = start(self._every)
+        stager = Stager(self._max_memory)
+        opened = opening.open_run(
+            self._storage,
+            self._items,
+            stager,
+            resume=resume,
+            keep=self._keep,
+            takeover=takeover,
+            overrides=overrides,
+            written_by=self._written_by,
+        )
+        saver = Saver(
+            opened.run,
+            opened.attempt,
+            self._keep,
+            self._items,
+            opened.base,
+            stager,
+            note=self._display.note,
+            written_by=self._written_by,
+            **self._saving,
+        )
+        session = Session(opened, self._items, saver, due, self._keep, self._watch, self._display)
+        self._say_start(opened)
+        return session
+
+    def _say_start(self, opened: opening.Opened) -> None:
+        self._display.note(f"{opened.run.where}, attempt {opened.attempt.number}: {opened.report}")
+        for line in provenance.differences(opened.written_by, self._written_by) if opened.written_by else ():
+            self._display.note(f"changed since that checkpoint: {line}")
+        for path, value in opened.report.overridden.items():
+            self._display.note(f"override: {path} = {value!r}")
+        if opened.before is not None and opened.before.ended == "complete":
+            self._display.note("this run was complete")
+
+    # -- where the run is -------------------------------------------------------------------------------------------------
+
+    @property
+    def directory(self) -> str:
+        """The run directory."""
+        return self._session.opened.run.where
+
+    @property
+    def progress(self) -> Progress:
+        """Where the run is: ``.step``, ``.epoch``, ``.batch`` (done so far), ``.attempt``."""
+        return self._session.progress
+
+    @property
+    def vars(self) -> dict[str, Any]:
+        """A saved dict for running sums and counters of one's own."""
+        return self._session.vars
+
+    @property
+    def resume_report(self) -> ResumeReport:
+        """What was restored, what was passed over and why."""
+        return self._session.opened.report
+
+    @property
+    def resumed_from(self) -> str | None:
+        """The folder of the checkpoint this attempt continues, or None."""
+        checkpoint = self.resume_report.checkpoint
+        return checkpoint.folder if checkpoint is not None else None
+
+    @property
+    def complete(self) -> bool:
+        """Whether the run had ended cleanly before this attempt began."""
+        before = self._session.opened.before
+        return before is not None and before.ended == "complete"
+
+    def __getitem__(self, name: str) -> Any:
+        """The value of an item: restored, or as given."""
+        item = self._items.get(name)
+        if item is None:
+            raise unknown_name(name, self._items)
+        return item.object
+
+    # -- loops ----------------------------------------------------------------------------------------------------------------
+
+    def epochs(self, count: int) -> Iterator[int]:
+        """The numbers of the epochs that are left to do, up to `count`; the first may be one that was begun before."""
+        session = self._session
+        if self._nothing_left("epochs", count):
+            return
+        session.in_epochs = True
+        try:
+            while (epoch := session.progress.epoch) < count:
+                if session.arriving and session.loops.asker is None:
+                    session.arrived()
+                yield epoch
+                self._still(session)
+                if session.progress.epoch == epoch:
+                    session.end_epoch({})
+                session.boundary(None)
+        finally:
+            session.in_epochs = False
+
+    def _nothing_left(self, loop: str, count: int) -> bool:
+        """Whether a run that is complete was asked for no more than before (it may have stopped early)."""
+        session = self._session
+        before = session.opened.before
+        session.limits[loop] = count
+        return self.complete and before is not None and count <= before.limits.get(loop, 0)
+
+    def batches(
+        self, loader: Iterable[T], *, name: str = "batches", train: bool = True, replay: bool = False
+    ) -> Iterable[T]:
+        """The batches of `loader` that are left to do in this pass, in the same order as if it had never been interrupted.
+
+        Args:
+            loader: a `torch.utils.data.DataLoader`, a sequence, or anything whose position can be saved.
+            name: tells several loaders apart; each has a position of its own.
+            train: False for validation: no position is kept, and training's is not moved.
+            replay: accept an iterable whose position cannot be restored, and draw again on a restart what was done.
+
+        Raises:
+            LoaderError: the position of `loader` cannot be restored, or the loader is not what it was when it was saved.
+        """
+        session = self._session
+        if not train:
+            return Batches(_length(loader), lambda: self._validate(loader))
+        feed, new = session.loops.feed(name, loader, replay=replay)
+        for line in feed.notes if new else ():
+            self._display.note(line)
+        return Batches(feed.length, lambda: self._pass(name, feed))
+
+    def _pass(self, name: str, feed: Feed) -> Iterator[Any]:
+        session = self._session
+        loop, asking = session.loops.begin(name, feed, inside_epoch=session.in_epochs)
+        if asking and session.arriving:
+            session.arrived()
+
+        def batches() -> Iterator[Any]:
+            while True:
+                self._still(session)
+                session.ask(loop)
+                try:
+                    batch = feed.next()
+                except StopIteration:
+                    session.loop_ended(loop)
+                    return
+                session.loops.handed(loop)
+                yield batch
+
+        return batches()
+
+    def _validate(self, loader: Iterable[Any]) -> Iterator[Any]:
+        kept = self._shielded.get(id(loader))
+        if kept is None:
+            kept = self._shielded[id(loader)] = (loader, shield(loader))
+        for batch in kept[1]:
+            self._session.validating()
+            yield batch
+        self._session.validating()
+
+    def steps(self, count: int) -> Iterator[int]:
+        """The numbers of the steps that are left to do, up to `count`, for loops without a loader."""
+        session = self._session
+        if self._nothing_left("steps", count):
+            return
+        if session.arriving and session.loops.asker is None:
+            session.arrived()
+        session.in_steps = True
+        try:
+            while (step := session.progress.step) < count:
+                called = session.calls
+                yield step
+                if session.calls == called:
+                    raise StepError(
+                        "run.step was not called in the body of run.steps", where="run.steps", hint="call run.step() once per turn"
+                    )
+                session.boundary(None)
+        finally:
+            session.in_steps = False
+
+    def step(self, *, step: int | None = None, **values: Any) -> None:
+        """One optimizer step is done: count it, and take a save if one is due.
+
+        Call it once per batch. Where several batches make one optimizer step it counts the steps, not the calls.
+
+        Args:
+            step: the number of this step, for scripts that count themselves.
+            values: by the name of an item, the value that replaces it; any other name is a metric, a scalar.
+
+        Raises:
+            UnknownItemError: a name that is no item, with a value that is no scalar.
+            StepError: `step` is not more than the last.
+        """
+        for name, value in values.items():
+            item = self._items.get(name)
+            if item is None and not is_scalar(value):
+                raise unknown_name(name, self._items)
+            if item is not None and not item.replaced:
+                raise ScriptError(
+                    f"{name!r} is an item that is changed in place", where="run.step", hint="give the metric another name"
+                )
+        self._session.step(values, step)
+
+    def epoch_end(self, **metrics: Any) -> None:
+        """An epoch is done, and these are its metrics; the checkpoint is taken when the loop goes on, so that what follows in the
+        body of the loop (``scheduler.step()``) is in it."""
+        for name, value in metrics.items():
+            if name in self._items or not is_scalar(value):
+                raise unknown_name(name, self._items)
+        self._session.end_epoch(metrics)
+        if not self._session.in_epochs:
+            self._session.boundary(None)
+
+    # -- saving and restoring by hand -------------------------------------------------------------------------------------------
+
+    def save(self) -> Pending | None:
+        """Save now, whatever the policy; best as the last statement of a step. None if skipped (``on_busy="skip"``)."""
+        return self._session.save_now()
+
+    def wait(self) -> None:
+        """Block until all that was saved is durable.
+
+        Raises:
+            RunFenced: a newer attempt has taken over.
+            SaveFailedError: a save failed and ``on_error="raise"``.
+        """
+        self._session.saver.wait()
+
+    def restore(self, which: str = "latest") -> None:
+        """Go back to a checkpoint: put it into the live objects and open a new attempt that continues it.
+
+        Leave the loops that are under way first; the next ones begin where that checkpoint was.
+
+        Args:
+            which: "latest", "best", "step=1200", a tag, or a checkpoint of another run, "runs/old@best".
+
+        Raises:
+            NotFoundError: there is no such checkpoint.
+            MismatchError: it does not fit; no object was changed.
+        """
+        session = self._session
+        session.saver.wait()
+        session.saver.close()
+        session.loops.close()
+        session.end("restored")
+        self._session = self._open(which, False, {})
+
+    def _still(self, session: Session) -> None:
+        if self._session is not session:
+            raise ScriptError(
+                "a loop went on after run.restore", where="run.batches", hint="leave the loop (break) after run.restore"
+            )
+
+    # -- the end --------------------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """End the run cleanly: save what is not saved, wait until it is durable, mark the run complete.
+
+        Raises:
+            SaveFailedError: the newest save failed.
+            MetricError: the metric of ``Keep(best=...)`` never came.
+        """
+        self._close(None)
+
+    def _close(self, problem: BaseException | None) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        session = self._session
+        how = "failed"
+        try:
+            if problem is None:
+                session.finish()
+                how = "complete"
+            elif isinstance(problem, Stopped):
+                how = "stopped"
+        finally:
+            self._watch.uninstall()
+            failed = session.saver.close()
+            session.loops.close()
+            session.end("failed" if failed is not None else how)
+            self._display.close()
+        if problem is None:
+            if failed is not None:
+                raise failure(failed)
+            session.check_best_came()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._close(problem)
+
+
+def _length(loader: object) -> int | None:
+    try:
+        return len(loader)  # type: ignore[arg-type]
+    except TypeError:
+        return None

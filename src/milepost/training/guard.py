@@ -1,0 +1,42 @@
+"""The guard: what a framework offers so that a snapshot can be taken behind the script's back."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from milepost.training.items import Item
+
+
+class Guard(Protocol):
+    """Knows tensors that change only at a moment it can hold back (an optimizer step)."""
+
+    steps: int
+    """How many such moments have come, for the run's own optimizers."""
+
+    def owned(self) -> set[int]:
+        """Addresses of the tensors that change at no other time."""
+
+    def moved(self) -> bool:
+        """Whether an owned tensor was seen to change since the last call; may miss changes, never invents one."""
+
+    def note(self) -> Callable[[], bool]:
+        """Remember how the owned tensors stand; the result tells whether they still do, as far as can be seen."""
+
+    def close(self) -> None:
+        """Stop guarding."""
+
+
+GUARDS = {"torch": "milepost.torch.overlap"}
+
+
+def make_guard(items: Sequence[Item], wait: Callable[[], None]) -> Guard | None:
+    """The guard of a framework that is loaded and has something to guard among `items`; it calls `wait` before each change."""
+    for framework, module in GUARDS.items():
+        if framework in sys.modules:
+            guard: Guard | None = importlib.import_module(module).make_guard(items, wait)
+            if guard is not None:
+                return guard
+    return None

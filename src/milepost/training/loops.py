@@ -1,0 +1,206 @@
+"""The loops of a training script: where they are, when all of them are at a point that can be continued from, and continuing there.
+
+Several loaders may be in use at once: zipped, one after the other, or one inside a batch of another. What a loop's position
+is when a checkpoint is taken depends on which loop asks for its next batch at that moment (`Loops.done`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from milepost.errors import LoaderError
+from milepost.training.feeds import Feed, feed_for
+
+
+@dataclass(eq=False)
+class Loop:
+    """One pass over a loader. Times are counts of events (created, asked, handed out, stepped), which order them."""
+
+    name: str
+    feed: Feed
+    created: int
+    handed: int = 0
+    last_handed: int = -1
+    last_asked: int = -1
+    asked_before: int = -1
+    finished: bool = False
+    current: bool = True
+    """Whether it belongs to the epoch that is under way."""
+
+    def holds(self, other: Loop) -> bool:
+        """Whether `other` began inside the batch this loop handed out last."""
+        return other is not self and not self.finished and self.current and 0 <= self.last_handed < other.created
+
+
+class Loops:
+    """All loops over training data of one run."""
+
+    def __init__(self) -> None:
+        self._feeds: dict[str, tuple[object, Feed]] = {}
+        self._loops: dict[str, Loop] = {}
+        self._clock = 0
+        self._last_step = 0
+        self._saved: dict[str, Mapping[str, Any]] = {}
+        self._asker: str | None = None
+        """The loop that asked for its next batch when the state that was restored was captured."""
+
+    def _tick(self) -> int:
+        self._clock += 1
+        return self._clock
+
+    # -- beginning ------------------------------------------------------------------------------------------------------------
+
+    def feed(self, name: str, loader: object, *, replay: bool) -> tuple[Feed, bool]:
+        """The feed that reads `loader` under `name`, kept from pass to pass; and whether it is new."""
+        known = self._feeds.get(name)
+        if known is not None and known[0] is loader:
+            return known[1], False
+        if known is not None:
+            known[1].close()
+        made = feed_for(loader, replay=replay)
+        self._feeds[name] = (loader, made)
+        return made, True
+
+    def begin(self, name: str, feed: Feed, *, inside_epoch: bool) -> tuple[Loop, bool]:
+        """Start a pass, or continue the saved one.
+
+        Returns:
+            The loop, and whether it is the one that was asking when the restored state was captured: the random state belongs there.
+
+        Raises:
+            LoaderError: a pass of that name is under way or was made in this epoch; or the loader is not what it was.
+        """
+        loop = Loop(name, feed, self._tick())
+        before = self._loops.get(name)
+        inner = any(other.holds(loop) for other in self._loops.values() if other is not before)
+        if before is not None and before.current and inside_epoch and not inner:
+            raise LoaderError(
+                f"run.batches was called twice for {name!r} in one epoch",
+                where=f"run.batches(..., name={name!r})",
+                hint="give the second pass a name of its own: run.batches(loader, name='second')",
+            )
+        saved = self._saved.pop(name, None)
+        if saved is not None:
+            feed.begin(saved["position"])
+            if saved["current"]:
+                loop.handed, loop.finished = saved["done"], saved["finished"]
+                self._loops[name] = loop
+                return loop, self._asker == name
+        feed.begin(None)
+        self._loops[name] = loop
+        return loop, False
+
+    def resume(self, saved: Mapping[str, Any]) -> None:
+        """Begin from saved positions: each is claimed by the first pass of its name."""
+        self._loops.clear()
+        self._saved, self._asker = dict(saved["loops"]), saved["asker"]
+
+    @property
+    def asker(self) -> str | None:
+        """The loop at which the restored random state belongs, if it belongs to one."""
+        return self._asker
+
+    # -- what happens -----------------------------------------------------------------------------------------------------------
+
+    def asked(self, loop: Loop) -> None:
+        """`loop` is asked for its next batch: what was inside its last one is over."""
+        for other in self._loops.values():
+            if loop.holds(other):
+                other.current = False
+        loop.asked_before, loop.last_asked = loop.last_asked, self._tick()
+
+    def handed(self, loop: Loop) -> None:
+        """`loop` hands out a batch."""
+        loop.handed += 1
+        loop.last_handed = self._tick()
+
+    def stepped(self) -> None:
+        """A step was made."""
+        self._last_step = self._tick()
+
+    def end_epoch(self) -> None:
+        """The next passes start from the beginning."""
+        for loop in self._loops.values():
+            loop.current = False
+
+    @property
+    def open(self) -> bool:
+        """Whether a pass of this epoch is under way."""
+        return any(loop.current and not loop.finished for loop in self._loops.values())
+
+    @property
+    def length(self) -> int | None:
+        """Batches in the pass that is under way, where that is known."""
+        inner = self.innermost()
+        return inner.feed.length if inner is not None else None
+
+    def innermost(self) -> Loop | None:
+        """The pass under way that handed out a batch last."""
+        under_way = [loop for loop in self._loops.values() if loop.current and not loop.finished and loop.handed]
+        return max(under_way, key=lambda loop: loop.last_handed, default=None)
+
+    # -- positions ----------------------------------------------------------------------------------------------------------------
+
+    def done(self, asker: Loop) -> dict[str, int] | None:
+        """How many batches of each loop are done when `asker` asks for its next one; None if no checkpoint can be taken here.
+
+        A loop that does not ask may be in the middle of a batch: if `asker` began inside that batch, the batch is handed out again on
+        resume and `asker` continues inside it. If `asker` began before but is asked for the second time within that batch, the script
+        is in the middle of something that no position can describe.
+        """
+        done = {}
+        for name, loop in self._loops.items():
+            in_progress = loop is not asker and loop.current and not loop.finished and loop.handed > 0
+            nested = in_progress and loop.holds(asker)
+            if in_progress and not nested and asker.asked_before > loop.last_handed:
+                return None
+            done[name] = loop.handed - 1 if nested else loop.handed
+        return done
+
+    def done_now(self) -> dict[str, int]:
+        """The same in the middle of a loop's body: a batch is done if a step was made since it was handed out."""
+        inner = self.innermost()
+        done = {}
+        for name, loop in self._loops.items():
+            under_way = loop.current and not loop.finished and loop.handed > 0
+            unfinished = under_way and (
+                loop.last_handed > self._last_step or (inner is not None and loop.holds(inner))
+            )
+            done[name] = loop.handed - 1 if unfinished else loop.handed
+        return done
+
+    def positions(self, done: Mapping[str, int], asker: Loop | None) -> dict[str, Any]:
+        """The state to save. Positions that no loop has claimed since the last resume are still true, and handed on."""
+        loops: dict[str, Any] = {name: dict(saved) for name, saved in self._saved.items()}
+        for name, loop in self._loops.items():
+            loops[name] = {
+                "done": done[name],
+                "finished": loop.finished,
+                "current": loop.current,
+                "position": loop.feed.position(done[name]),
+            }
+        return {"loops": loops, "asker": asker.name if asker is not None else None}
+
+    def close(self) -> None:
+        """Stop the workers of all loaders."""
+        for _, feed in self._feeds.values():
+            feed.close()
+
+
+class Batches:
+    """What ``run.batches(loader)`` returns. Each iteration is a pass; `len` is the number of batches of a whole one."""
+
+    def __init__(self, length: int | None, iterate: Any) -> None:
+        self._length, self._iterate = length, iterate
+
+    def __iter__(self) -> Iterator[Any]:
+        # Not a generator: the pass begins here, so that zip(run.batches(a), run.batches(b)) begins both before either is asked.
+        iterator: Iterator[Any] = self._iterate()
+        return iterator
+
+    def __len__(self) -> int:
+        if self._length is None:
+            raise TypeError("the number of batches is not known")
+        return self._length

@@ -1,0 +1,161 @@
+"""Opening a run: claim it, find out what it continues, restore that.
+
+The order matters: earlier attempts are fenced before checkpoints are listed, and what this attempt continues is durable before
+it makes its first step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from milepost.errors import MilepostError
+from milepost.folder import which
+from milepost.folder.attempts import Attempt, Parent, Record, claim
+from milepost.folder.lineage import lineage, newest_attempt, read_records
+from milepost.folder.retention import Keep
+from milepost.folder.run import Listed, RunFolder
+from milepost.folder.sharing import Base
+from milepost.pipeline.stage import Stager
+from milepost.storage.base import Storage, storage_error
+from milepost.storage.local import LocalStorage
+from milepost.training.items import RESERVED, Item
+from milepost.training.restore import LoadedItem, ResumeReport, choose, put_back
+
+FALLS_BACK = ("latest", "good")
+
+
+@dataclass
+class Opened:
+    """An opened run. `own` is the state milepost keeps for itself, `base` what the first save may link to, `before` the record of
+    the attempt that is continued."""
+
+    run: RunFolder
+    attempt: Attempt
+    report: ResumeReport
+    own: dict[str, Any] | None = None
+    base: Base | None = None
+    before: Record | None = None
+    written_by: Mapping[str, Any] = field(default_factory=dict)
+
+
+def open_run(
+    storage: Storage,
+    items: Mapping[str, Item],
+    stager: Stager,
+    *,
+    resume: str,
+    keep: Keep,
+    takeover: bool,
+    overrides: Mapping[str, Any],
+    written_by: Mapping[str, Any],
+) -> Opened:
+    """Open the run in `storage`, creating it if need be, and restore what `resume` names into `items`.
+
+    Raises:
+        RunBusy: another attempt is alive.
+        MismatchError: the checkpoint does not fit; nothing was changed.
+        NotFoundError: `resume` names a checkpoint that is not there.
+        DamagedError: no checkpoint that may be taken is good.
+        StorageError: the run directory cannot be made or read.
+    """
+    run = RunFolder.create(storage)
+    if run.info.best != keep.best_by and keep.best_by is not None:
+        run.info.best = keep.best_by
+        run.save_info()
+    try:
+        attempt = claim(storage, takeover=takeover)
+    except OSError as error:
+        raise storage_error(error, "open the run for writing", run.where) from error
+    try:
+        attempt.record.written_by = dict(written_by)
+        opened = _continue(run, attempt, items, stager, resume, overrides)
+        attempt.save_record()
+    except BaseException as problem:
+        attempt.end("failed")
+        if isinstance(problem, OSError):
+            raise storage_error(problem, "open the run", run.where) from problem
+        raise
+    return opened
+
+
+def _continue(
+    run: RunFolder,
+    attempt: Attempt,
+    items: Mapping[str, Item],
+    stager: Stager,
+    resume: str,
+    overrides: Mapping[str, Any],
+) -> Opened:
+    records = read_records(run)
+    checkpoints = run.checkpoints()
+    head = newest_attempt(records, checkpoints)
+    head_record = records.get(head) if head is not None else None
+    attempt.record.branch = None if resume == "latest" else resume
+    line = lineage(records, checkpoints, head)
+    if resume == "never":
+        found: Sequence[Listed] = []
+    elif resume == "latest" or (head_record is not None and head_record.branch == resume):
+        # The same command that opened a branch continues it.
+        attempt.record.branch = head_record.branch if head_record is not None else None
+        found = line
+    else:
+        return _branch(run, attempt, items, stager, resume, overrides)
+    if not found:
+        return Opened(run, attempt, ResumeReport(None, attempt.number))
+    applied = head_record.overrides if head_record is not None else {}
+    return _restore(run, run, attempt, items, stager, found, True, overrides, applied, head_record)
+
+
+def _branch(
+    run: RunFolder,
+    attempt: Attempt,
+    items: Mapping[str, Item],
+    stager: Stager,
+    resume: str,
+    overrides: Mapping[str, Any],
+) -> Opened:
+    """Continue a checkpoint that was asked for by name, of this run or (``PLACE@WHICH``) of another."""
+    place, at, name = resume.rpartition("@")
+    source = RunFolder.open(LocalStorage(place)) if at else run
+    found = which.candidates(source, name)
+    return _restore(run, source, attempt, items, stager, found, name in FALLS_BACK, overrides, {}, None)
+
+
+def _restore(
+    run: RunFolder,
+    source: RunFolder,
+    attempt: Attempt,
+    items: Mapping[str, Item],
+    stager: Stager,
+    found: Sequence[Listed],
+    fall_back: bool,
+    overrides: Mapping[str, Any],
+    applied: Mapping[str, Any],
+    before: Record | None,
+) -> Opened:
+    listed, checkpoint, loaded, passed_over = choose(source, found, stager.room, fall_back=fall_back)
+    assert listed.summary is not None
+    # An override is part of the branch: it is applied once, where the branch begins, and then lives on in the state.
+    fresh = {pattern: value for pattern, value in overrides.items() if applied.get(pattern, _ABSENT) != value}
+    put_back(items, loaded, fresh)
+    own = _own(loaded)
+    attempt.record.parent = Parent(listed.summary.attempt, listed.step, source.where if source is not run else None)
+    attempt.record.overrides = {**applied, **overrides}
+    base = Base(listed.folder, checkpoint.manifest) if source is run else None
+    report = ResumeReport(listed, attempt.number, tuple(passed_over), overridden=fresh)
+    return Opened(run, attempt, report, own, base, before, checkpoint.manifest.written_by)
+
+
+_ABSENT = object()
+
+
+def _own(loaded: Mapping[str, LoadedItem]) -> dict[str, Any] | None:
+    own = loaded.get(RESERVED)
+    if own is None:
+        return None
+    value = own.value()
+    if not isinstance(value, dict):
+        raise MilepostError("the state that milepost keeps for itself has another form", found=type(value).__name__)
+    return value

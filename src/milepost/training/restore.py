@@ -1,0 +1,199 @@
+"""Restore: choose a checkpoint, read and verify all of it, compare it with the live objects, and only then change them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any
+
+from milepost.core import paths, tree
+from milepost.core.adapter import adapter_for
+from milepost.core.manifest import Tensor
+from milepost.errors import (
+    DamagedError,
+    FormatError,
+    Mismatch,
+    MismatchError,
+    NotFoundError,
+    StorageError,
+    UnknownItemError,
+)
+from milepost.folder.checkpoint import Checkpoint
+from milepost.folder.run import Listed, RunFolder
+from milepost.storage.base import BLOCK
+from milepost.training.items import RESERVED, Item
+
+Allocate = Callable[[str, int], memoryview]
+"""(name, bytes) -> page-aligned host memory that stays valid until the restore ends."""
+
+
+@dataclass(frozen=True)
+class ResumeReport:
+    """What a restore did: the checkpoint it took, those it passed over and why, and what else a person should know."""
+
+    checkpoint: Listed | None = None
+    attempt: int = 0
+    passed_over: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+    overridden: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        if self.checkpoint is None:
+            line = "starts from the beginning"
+        else:
+            summary = self.checkpoint.summary
+            assert summary is not None
+            line = f"continues from step {summary.step} (epoch {summary.epoch}, batch {summary.batch})"
+        if self.passed_over:
+            line += "; passed over " + ", ".join(f"{folder}: {reason}" for folder, reason in self.passed_over)
+        return line
+
+
+class LoadedItem:
+    """One item of a verified checkpoint in host memory. Implements `milepost.training.items.Loaded`."""
+
+    def __init__(self, name: str, structure: Any, tensors: Mapping[str, Tensor], data: Mapping[str, memoryview]) -> None:
+        self.name, self.structure, self._data = name, structure, data
+        self._by_path = {path: tensor for path, tensor in tensors.items() if path.partition("/")[0] == name}
+        self.tensors = {path[len(name) + 1 :]: tensor for path, tensor in self._by_path.items()}
+        self._overrides: dict[str, Any] = {}
+
+    def override(self, overrides: Mapping[str, Any]) -> list[str]:
+        """Replace plain values by path patterns when the value is made; returns the patterns that match something."""
+        plain = tree.unflatten(self.structure, lambda path: None, self.name)
+        matching = [pattern for pattern, value in overrides.items() if override(plain, self.name, pattern, value)]
+        self._overrides = {pattern: overrides[pattern] for pattern in matching}
+        return matching
+
+    def value(self, *, borrow: bool = False) -> Any:
+        made: dict[str, Any] = {}
+
+        def build(path: str) -> Any:
+            tensor = self._by_path[path]
+            first = tensor.same_as or path
+            if first not in made:
+                kept = self._by_path[first]
+                adapter = adapter_for(kept.type)
+                view = getattr(adapter, "view", None) if borrow else None
+                made[first] = (view or adapter.build)(self._data[first], kept)
+            return made[first]
+
+        value = tree.unflatten(self.structure, build, self.name)
+        for pattern, replacement in self._overrides.items():
+            override(value, self.name, pattern, replacement)
+        return value
+
+
+def load(checkpoint: Checkpoint, allocate: Allocate) -> dict[str, LoadedItem]:
+    """Read every file of `checkpoint` and check every byte.
+
+    Raises:
+        DamagedError: anything differs from what was saved.
+        StorageError: the storage refused.
+    """
+    data: dict[str, memoryview] = {}
+    for file, entries in checkpoint.files_of().items():
+        size = checkpoint.manifest.files[file].size
+        parts = checkpoint.check_file(file, allocate(file, -(-size // BLOCK) * BLOCK))
+        data |= {path: parts[key] for key, path in entries.items()}
+    manifest = checkpoint.manifest
+    return {name: LoadedItem(name, structure, manifest.tensors, data) for name, structure in manifest.items.items()}
+
+
+def choose(
+    run: RunFolder, candidates: Sequence[Listed], allocate: Allocate, *, fall_back: bool
+) -> tuple[Listed, Checkpoint, dict[str, LoadedItem], list[tuple[str, str]]]:
+    """The first good one of `candidates`: its bytes match their digests, and its trained floats are finite.
+
+    Args:
+        run: the run.
+        candidates: in the order of preference.
+        allocate: memory for the state.
+        fall_back: whether to try the next if one is damaged or not good.
+
+    Returns:
+        The listing, the checkpoint, its items, and (folder, reason) for each that was passed over.
+
+    Raises:
+        DamagedError: none is good; the message says why each was passed over.
+    """
+    passed_over: list[tuple[str, str]] = []
+    for one in candidates:
+        try:
+            if one.summary is None:
+                raise DamagedError(one.problem or "its manifest cannot be read", where=f"{run.where}/{one.folder}")
+            if not one.summary.good and fall_back:
+                passed_over.append((one.folder, one.summary.why_not_good or "not good"))
+                continue
+            checkpoint = Checkpoint(run.storage.child(one.folder))
+            return one, checkpoint, load(checkpoint, allocate), passed_over
+        except (DamagedError, NotFoundError, StorageError, FormatError) as error:
+            if not fall_back:
+                raise
+            passed_over.append((one.folder, error.message + (f" ({error.where})" if error.where else "")))
+    raise DamagedError(
+        "no checkpoint of this run is good: " + "; ".join(f"{folder}: {reason}" for folder, reason in passed_over),
+        where=run.where,
+        hint="start again with resume='never', or name one to use as it is: resume='step=N'",
+    )
+
+
+def override(value: Any, name: str, pattern: str, replacement: Any) -> int:
+    """Replace the plain values below item `name` whose path matches `pattern`, in place; ``*`` stands for anything within one
+    level. Returns how many were replaced."""
+    first, *levels = pattern.split("/")
+    return _replace(value, levels, replacement) if first == name and levels else 0
+
+
+def _replace(value: Any, levels: Sequence[str], replacement: Any) -> int:
+    if isinstance(value, list):
+        children = {str(number): number for number in range(len(value))}
+    elif isinstance(value, dict):
+        children = {paths.escape(key) if isinstance(key, str) else str(key): key for key in value}
+    else:
+        return 0
+    count = 0
+    for part, key in children.items():
+        if fnmatchcase(part, levels[0]):
+            if len(levels) > 1:
+                count += _replace(value[key], levels[1:], replacement)
+            else:
+                value[key] = copy.deepcopy(replacement)
+                count += 1
+    return count
+
+
+def put_back(items: Mapping[str, Item], loaded: Mapping[str, LoadedItem], overrides: Mapping[str, Any]) -> None:
+    """Put a verified state into the live objects: all of it, or none.
+
+    Raises:
+        MismatchError: with a row for every difference; nothing was changed.
+        UnknownItemError: an override that matches nothing.
+    """
+    rows: list[Mismatch] = []
+    for name in loaded:
+        if name != RESERVED and name not in items:
+            rows.append(Mismatch(name, "an item", "not given to Checkpointer"))
+    matched: set[str] = set()
+    for name, item in items.items():
+        if name not in loaded:
+            rows.append(Mismatch(name, "no such item", type(item).__name__))
+            continue
+        matched.update(loaded[name].override(overrides))
+        rows += item.mismatches(loaded[name])
+    if rows:
+        raise MismatchError(
+            "the checkpoint does not fit the objects of this script",
+            rows=tuple(rows),
+            hint="undo the change of the script, or start again with resume='never'",
+        )
+    for pattern in overrides:
+        if pattern not in matched:
+            raise UnknownItemError(
+                f"override={{{pattern!r}: ...}} names no plain value of the checkpoint",
+                hint="`milepost show REF` lists the paths; * stands for one level, as in optimizer/param_groups/*/lr",
+            )
+    for name, item in items.items():
+        item.restore(loaded[name])

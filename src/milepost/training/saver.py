@@ -1,0 +1,202 @@
+"""Saving from the training thread's point of view: what a save costs it, what it is told, and when a snapshot must be taken again."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypedDict, Unpack
+
+from milepost.errors import MilepostWarning, RunFenced, SaveFailedError
+from milepost.folder import names
+from milepost.folder.attempts import Attempt
+from milepost.folder.commit import Committer
+from milepost.folder.retention import Keep
+from milepost.folder.run import RunFolder
+from milepost.folder.sharing import Base
+from milepost.folder.snapshot import Position, TornSnapshot
+from milepost.pipeline.persist import Pending, Persister
+from milepost.pipeline.stage import Captured, Staged, Stager
+from milepost.training.capture import capture_items, capture_own
+from milepost.training.guard import make_guard
+from milepost.training.items import RESERVED, Item
+
+STATE_STEM = "state"
+
+
+class SavingOptions(TypedDict):
+    """What a person chooses about saving; see `Checkpointer`."""
+
+    stage: Literal["overlap", "copy"]
+    on_error: Literal["warn", "raise"]
+    on_busy: Literal["wait", "skip"]
+
+
+class Saver:
+    """Takes and submits snapshots of one attempt.
+
+    Args:
+        run, attempt, keep: where and what stays.
+        items: the state, by name.
+        base: a verified checkpoint that the first save may link to.
+        stager: its memory may hold the checkpoint that was just restored; the first snapshot takes it over.
+        note: takes a line for people.
+        written_by: goes into every manifest.
+        options: see `Checkpointer`.
+    """
+
+    def __init__(
+        self,
+        run: RunFolder,
+        attempt: Attempt,
+        keep: Keep,
+        items: Mapping[str, Item],
+        base: Base | None,
+        stager: Stager,
+        *,
+        note: Callable[[str], None],
+        written_by: Mapping[str, Any],
+        **options: Unpack[SavingOptions],
+    ) -> None:
+        self._items, self._note = items, note
+        self._on_error, self._on_busy = options["on_error"], options["on_busy"]
+        self._written_by = written_by
+        self._stems = {**names.file_stems(items, reserved=[STATE_STEM]), RESERVED: STATE_STEM}
+        self._stager = stager
+        self._persister = Persister(Committer(run, attempt, keep, base), run.where, note)
+        self._staged: Staged | None = None
+        self._guard = make_guard(list(items.values()), self._wait_staged)
+        self._overlap = options["stage"] == "overlap" and self._guard is not None
+        self._steps_seen = 0
+        self._last: Pending | None = None
+        self._torn: Pending | None = None
+        self.stall_seconds = 0.0
+        """How long training has waited for saves in all: in save calls and before optimizer steps."""
+        self.newest: Pending | None = None
+
+    # -- seen from the loop -----------------------------------------------------------------------------------------------
+
+    def stepped(self) -> bool:
+        """Whether an optimizer of this run stepped since the last call; True where that cannot be known.
+
+        A step that moved weights without passing the hook (a compiled one) turns overlap off.
+        """
+        guard = self._guard
+        if guard is None:
+            return True
+        hooked, self._steps_seen = guard.steps != self._steps_seen, guard.steps
+        moved = guard.moved()
+        if not hooked and moved and self._overlap:
+            self._overlap = False
+            self._note("the optimizer step does not pass torch's hooks (compiled?): snapshots are taken by copy")
+        return hooked or moved
+
+    @property
+    def busy(self) -> bool:
+        """Whether a save is in flight."""
+        return self._persister.busy
+
+    def poll(self) -> None:
+        """Look at what became of the last save.
+
+        Raises:
+            RunFenced: a newer attempt owns the run.
+            SaveFailedError: it failed, and ``on_error="raise"``.
+        """
+        pending = self._last
+        if pending is None or not pending.done():
+            return
+        self._last = None
+        problem = pending.problem
+        if problem is None:
+            return
+        if isinstance(problem, RunFenced):
+            raise problem
+        if self._on_error == "raise":
+            raise problem
+        message = f"{problem}\n  training goes on; the next save will be tried"
+        self._note(message)
+        warnings.warn(message, MilepostWarning, stacklevel=4)
+
+    def save(self, position: Position, metrics: Mapping[str, float], own: Mapping[str, Any]) -> Pending | None:
+        """Take a snapshot now and persist it in the background; None if it was skipped since one is in flight.
+
+        Raises:
+            NotStorableError: a value that cannot be stored; nothing was saved.
+            RunFenced, SaveFailedError: see `poll`.
+        """
+        started = time.perf_counter()
+        if self._persister.busy and self._on_busy == "skip" and self._torn is None:
+            self._note(f"step {position.step} is not saved: the last save is still in flight")
+            return None
+        self._persister.wait()
+        waited = time.perf_counter() - started
+        if waited > 0.1:
+            self._note(f"waited {waited:.1f} s for the save in flight before saving step {position.step}")
+        self._collect_torn()
+        self.poll()
+        pending, self._torn = self._torn or Pending(position.step), None
+        overlap = self._overlap and self._steps_seen > 0 and pending.step == position.step
+        pending.step = position.step
+        owned = self._guard.owned() if overlap and self._guard is not None else set()
+        intact = self._guard.note() if overlap and self._guard is not None else _always
+        structures, leaves = capture_items(self._items.values(), owned)
+        structures[RESERVED], own_leaves = capture_own(dict(own))
+        if own_leaves:
+            leaves[RESERVED] = own_leaves
+        captured = Captured(position, metrics, structures, leaves, self._stems, self._written_by)
+        snapshot, self._staged = self._stager.stage(captured, intact)
+        self._persister.submit(snapshot, pending)
+        self._last = self.newest = pending
+        if self._stager.streams(captured):
+            self._persister.wait()
+        self.stall_seconds += time.perf_counter() - started
+        return pending
+
+    def _collect_torn(self) -> None:
+        """A snapshot that was torn is taken again: the same promise, by copy this time."""
+        if self._last is not None and isinstance(self._last.problem, TornSnapshot):
+            self._torn, self._last = self._last.again(), None
+            self._note("weights changed outside an optimizer step while they were copied: that snapshot is taken again by copy")
+            self._overlap = False
+
+    def _wait_staged(self) -> None:
+        staged = self._staged
+        if staged is not None and not staged.done:
+            started = time.perf_counter()
+            staged.wait()
+            self.stall_seconds += time.perf_counter() - started
+
+    def check_torn(self) -> bool:
+        """Whether the last snapshot must be taken again; looked at before each boundary."""
+        if self._last is not None and self._last.done():
+            self._collect_torn()
+        return self._torn is not None
+
+    # -- waiting and ending ------------------------------------------------------------------------------------------------
+
+    def wait(self) -> None:
+        """Block until the save in flight is decided. Raises like `poll`."""
+        self._persister.wait()
+        self._collect_torn()
+        self.poll()
+
+    def close(self) -> BaseException | None:
+        """Finish the save in flight and let go of the optimizers; returns why the newest save failed, if it did."""
+        if self._guard is not None:
+            self._guard.close()
+        self._stager.close()
+        self._persister.close()
+        newest = self.newest
+        return newest.problem if newest is not None else None
+
+
+def _always() -> bool:
+    return True
+
+
+def failure(problem: BaseException) -> BaseException:
+    """What closing raises for a save that failed."""
+    if isinstance(problem, TornSnapshot):
+        return SaveFailedError("the last snapshot changed while it was copied, and there was no time to take it again")
+    return problem

@@ -1,0 +1,305 @@
+"""The machine behind `Checkpointer`: what the run knows of itself, and what happens at a boundary.
+
+A *boundary* is a moment at which everything that belongs to a step has happened and nothing of the next has: when a loop is asked for its
+next batch, when it ends, between two epochs. Saves are asked for anywhere (a policy, a signal, a torn snapshot) and happen at
+the next boundary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from milepost.errors import MetricError, StepError, UnknownItemError
+from milepost.folder.retention import Keep, best_of
+from milepost.folder.snapshot import Position
+from milepost.pipeline.persist import Pending
+from milepost.training.display import Display
+from milepost.training.items import Item, ValueItem
+from milepost.training.loops import Loop, Loops
+from milepost.training.metrics import Metrics
+from milepost.training.opening import Opened
+from milepost.training.policy import Due
+from milepost.training.progress import Phase, Progress
+from milepost.training.rng import GlobalRng
+from milepost.training.saver import Saver
+from milepost.training.signals import SignalWatch
+from milepost.training.trace import Trace
+
+STOPPED = 75
+"""Exit code after a signal was answered with a save (EX_TEMPFAIL of sysexits.h): run the same command again."""
+
+
+class Stopped(SystemExit):
+    """Raised at a boundary after a signal, once the state is saved. Uncaught, it ends the process with code 75."""
+
+    def __init__(self, signal: str) -> None:
+        super().__init__(STOPPED)
+        self.signal = signal
+
+
+class Session:
+    """One attempt at work."""
+
+    def __init__(
+        self, opened: Opened, items: Mapping[str, Item], saver: Saver, due: Due, keep: Keep, watch: SignalWatch, display: Display
+    ) -> None:
+        self.opened, self.items, self.saver, self.keep = opened, items, saver, keep
+        self.watch, self.display = watch, display
+        self.progress = Progress(attempt=opened.attempt.number)
+        self.metrics = Metrics()
+        self.loops = Loops()
+        self.vars: dict[str, Any] = {}
+        self.limits: dict[str, int] = {}
+        self.calls = 0
+        """How often ``run.step`` was called."""
+        self.in_epochs = self.in_steps = False
+        self._rng = GlobalRng()
+        self._due = due
+        self._trace = Trace(opened.run.storage, opened.attempt.number)
+        self._wanted = False
+        self._unsaved = False
+        self._stepped = False
+        """Whether an optimizer step was counted since a loop was last asked."""
+        self._accumulating = False
+        """Whether gradients are being gathered: a micro-batch was done, its optimizer step was not."""
+        self._steps_at_save: int | None = None
+        self._stale: set[str] = set()
+        """Values that were not handed over since the last save."""
+        self._loop_end: tuple[Position, dict[str, Any]] | None = None
+        """The position and own state at the end of the batch loop, for a signal that comes during validation."""
+        self._pending_rng: Mapping[str, Any] | None = None
+        self._metrics_seen: set[str] = set()
+        self._best = self._best_so_far()
+        if opened.own is not None:
+            self._take_own(opened.own)
+        self._due.begin(self.progress)
+
+    # -- the own state ------------------------------------------------------------------------------------------------------
+
+    def _own_state(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "progress": {"step": self.progress.step, "epoch": self.progress.epoch, "batch": self.progress.batch},
+            "phase": str(self.progress.phase),
+            "rng": self._rng.capture(),
+            "data": dict(data),
+            "vars": self.vars,
+        }
+
+    def _take_own(self, own: Mapping[str, Any]) -> None:
+        where = own["progress"]
+        self.progress.move(where["step"], where["epoch"], where["batch"], Phase(own["phase"]))
+        self.vars = own["vars"]
+        self.loops.resume(own["data"])
+        self._pending_rng = own["rng"]
+        # Here for scripts without loops of milepost; the loop that was asking when the state was captured does it again.
+        self.restore_rng()
+
+    def restore_rng(self) -> None:
+        """Put the saved random state back: now the script stands where it stood when the state was captured."""
+        if self._pending_rng is not None:
+            absent = self._rng.restore(self._pending_rng)
+            if absent:
+                self.display.note(f"random state of {', '.join(absent)} is kept for when they are back: they are not here")
+
+    def arrived(self) -> None:
+        """Restore the random state a last time: the place where the state was captured is reached."""
+        self.restore_rng()
+        self._pending_rng = None
+
+    @property
+    def arriving(self) -> bool:
+        """Whether the place where the state was captured is still to be reached."""
+        return self._pending_rng is not None
+
+    # -- steps and epochs -----------------------------------------------------------------------------------------------------
+
+    def step(self, values: Mapping[str, Any], to: int | None) -> None:
+        """Take what ``run.step`` was given, and count."""
+        self.calls += 1
+        self.saver.poll()
+        for name, value in values.items():
+            item = self.items.get(name)
+            if isinstance(item, ValueItem):
+                item.object = value
+                self._stale.discard(name)
+        self.metrics.update({name: value for name, value in values.items() if name not in self.items})
+        self._metrics_seen |= values.keys() - self.items.keys()
+        counted = self.saver.stepped()
+        self._accumulating = not counted
+        if to is not None and to <= self.progress.step:
+            raise StepError(
+                "a step goes backwards", where="run.step(step=...)", expected=f"more than {self.progress.step}", found=to
+            )
+        if counted or to is not None:
+            self.progress.step = self.progress.step + 1 if to is None else to
+            self._stepped = self._unsaved = True
+            self.progress.phase = Phase.IN_EPOCH
+            if self._due.due(self.progress, at_epoch_end=False):
+                self._wanted = True
+            self._trace.write(self.progress.step, self.progress.epoch, self.progress.batch, self.metrics.read_cheap())
+        self._loop_end = None
+        self.loops.stepped()
+        self.display.update(self.progress, self.metrics)
+        if not self.loops.open and not self.in_steps:
+            self.boundary(None)
+
+    def end_epoch(self, values: Mapping[str, Any]) -> None:
+        """One more epoch is done. Asks for a save if the policy or a new best value wants one."""
+        self.metrics.update(values)
+        self._metrics_seen |= values.keys()
+        self.loops.end_epoch()
+        self._loop_end = None
+        self._accumulating = False
+        self._unsaved = True
+        self.progress.move(self.progress.step, self.progress.epoch + 1, 0, Phase.EPOCH_ENDED)
+        self.progress.metrics = self.metrics.read()
+        if self._due.due(self.progress, at_epoch_end=True) or self._is_new_best(values):
+            self._wanted = True
+
+    def _best_so_far(self) -> float | None:
+        by = self.keep.best_by
+        if by is None or self.opened.report.checkpoint is None:
+            return None
+        from milepost.folder.lineage import of_run
+
+        found = best_of(of_run(self.opened.run), by)
+        return found.summary.metric(by.metric) if found is not None and found.summary is not None else None
+
+    def _is_new_best(self, values: Mapping[str, Any]) -> bool:
+        by = self.keep.best_by
+        if by is None:
+            return False
+        if by.metric not in values:
+            if by.metric not in self._metrics_seen:
+                self.display.warn(f"Keep(best={by.metric!r}): no metric of that name has come yet")
+            return False
+        value = self.metrics.read()[by.metric]
+        if math.isnan(value):
+            self.display.warn(f"{by.metric} is NaN at step {self.progress.step}: this checkpoint cannot be the best")
+            return False
+        better = self._best is None or (value < self._best if by.mode == "min" else value > self._best)
+        if better:
+            self._best = value
+        return better
+
+    def check_best_came(self) -> None:
+        """`MetricError` if the metric that decides what is best never came."""
+        by = self.keep.best_by
+        if by is not None and self._unsaved_epochs_without(by.metric):
+            raise MetricError(
+                f"Keep(best={by.metric!r}): no metric of that name ever came",
+                found=", ".join(sorted(self._metrics_seen)) or "no metric at all",
+                hint=f"pass it where it is known: run.epoch_end({by.metric}=...)",
+            )
+
+    def _unsaved_epochs_without(self, metric: str) -> bool:
+        return self.progress.epoch > 0 and metric not in self._metrics_seen and self._best is None
+
+    # -- boundaries -----------------------------------------------------------------------------------------------------------
+
+    def ask(self, loop: Loop) -> None:
+        """`loop` is asked for its next batch."""
+        ready = loop.handed == 0 or self._stepped
+        self.loops.asked(loop)
+        self.progress.batch = loop.handed
+        if ready:
+            self.boundary(loop)
+        self._stepped = False
+
+    def loop_ended(self, loop: Loop) -> None:
+        """`loop` has no more batches."""
+        loop.finished = True
+        self._accumulating = False
+        self.progress.batch = loop.handed
+        if not self.loops.open:
+            self.progress.phase = Phase.BATCHES_DONE
+            self._loop_end = (self.position(), self._own_state(self.loops.positions(self.loops.done_now(), loop)))
+        self.boundary(loop)
+        self._stepped = False
+
+    def validating(self) -> None:
+        """A loop over validation data is asked for its next batch: answer a signal from the state at the end of the batch loop."""
+        if self.watch.received is not None and self._loop_end is not None:
+            position, own = self._loop_end
+            self._save(position, own)
+            self._stop()
+
+    def boundary(self, asker: Loop | None) -> None:
+        """Save if that was asked for and is possible here; stop if a signal came."""
+        torn = self.saver.check_torn()
+        signalled = self.watch.received is not None
+        if not (self._wanted or torn or signalled):
+            self.saver.poll()
+            return
+        if self._accumulating:
+            return
+        data = self._data(asker)
+        if data is None:
+            return
+        if self._unsaved or torn:
+            self._save(self.position(), self._own_state(data))
+        if signalled:
+            self._stop()
+
+    def save_now(self) -> Pending | None:
+        """A save that the script asked for, wherever it stands."""
+        data = self.loops.positions(self.loops.done_now(), self.loops.innermost())
+        return self._save(self.position(), self._own_state(data))
+
+    def position(self) -> Position:
+        """Where the run is."""
+        where = self.progress
+        return Position(where.step, where.epoch, where.batch, str(where.phase))
+
+    def _data(self, asker: Loop | None) -> dict[str, Any] | None:
+        done = self.loops.done_now() if asker is None else self.loops.done(asker)
+        return None if done is None else self.loops.positions(done, asker)
+
+    def _save(self, position: Position, own: dict[str, Any]) -> Pending | None:
+        if self._stale and self._stepped_values():
+            raise UnknownItemError(
+                f"not handed over since the last save: {', '.join(sorted(self._stale))}",
+                where="run.step",
+                hint="hand over what is replaced: run.step("
+                + ", ".join(f"{name}={name}" for name in sorted(self._stale))
+                + "); keep constants and counters in run.vars",
+            )
+        before = self.saver.stall_seconds
+        pending = self.saver.save(position, self.metrics.read(), own)
+        self._due.cost(self.saver.stall_seconds - before)
+        if pending is not None:
+            self._wanted = self._unsaved = False
+            self._due.saved(self.progress)
+            self._stale = {name for name, item in self.items.items() if item.replaced}
+            self._steps_at_save = self.progress.step
+        return pending
+
+    def _stepped_values(self) -> bool:
+        return self._steps_at_save is not None and self.progress.step > self._steps_at_save
+
+    def _stop(self) -> None:
+        self.saver.wait()
+        received = self.watch.received
+        assert received is not None
+        self.display.note(f"{received.name}: step {self.progress.step} is saved; run the same command again to continue")
+        raise Stopped(received.name)
+
+    def finish(self) -> None:
+        """The clean end: save what is not saved."""
+        if self._unsaved or self.saver.check_torn():
+            self.save_now()
+        self.saver.wait()
+        if self.saver.check_torn():
+            self.save_now()
+            self.saver.wait()
+
+    def end(self, how: str) -> None:
+        """Record how the attempt ended and let go of the run."""
+        attempt = self.opened.attempt
+        attempt.record.limits = self.limits
+        try:
+            attempt.end(how)
+        except OSError as error:
+            self.display.warn(f"the end of the attempt could not be recorded: {error}")
