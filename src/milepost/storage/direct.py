@@ -18,8 +18,6 @@ import fcntl
 import os
 from collections.abc import Callable
 
-import numpy as np
-
 from milepost.storage.base import BLOCK, Buffer
 
 CHUNK = 16 << 20
@@ -61,11 +59,13 @@ def reserve(fd: int, size: int) -> None:
 def flat(data: Buffer) -> memoryview:
     """The bytes of `data` (contiguous memory of any item type), not copied."""
     view = memoryview(data)
-    return view.cast("B") if view.nbytes else memoryview(b"")
+    return view.cast("B") if view.nbytes else memoryview(bytearray())
 
 
 def address(view: memoryview) -> int:
     """Where the bytes of a flat, non-empty view begin in memory."""
+    import numpy as np  # here, so that listing runs does without
+
     return int(np.frombuffer(view, np.uint8).__array_interface__["data"][0])
 
 

@@ -201,7 +201,10 @@ class LocalStorage:
             _locks.close(fd, os.O_RDONLY)
 
     def read_into(self, path: str, offset: int, out: memoryview) -> int:
-        """Fill `out` from byte `offset`, past the page cache where both are aligned to `BLOCK`; the bytes read."""
+        """Fill `out` from byte `offset`, past the page cache where both are aligned to `BLOCK`; the bytes read.
+
+        What `out` holds behind them is undefined: past the page cache, the kernel fills up the file's last block.
+        """
         fd = _locks.open(self._full(path), os.O_RDONLY)
         file = DirectFile(fd)
         try:

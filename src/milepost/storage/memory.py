@@ -360,9 +360,9 @@ class MemoryStorage:
         return "/".join(filter(None, (self._prefix, path)))
 
     # -- finding ------------------------------------------------------------------------------------------------------
-    def _walk(self, path: str, *, follow: bool = False) -> tuple[_Folder, str, _Node | None]:
+    def _walk(self, path: str, *, follow: bool = False, root: bool = False) -> tuple[_Folder, str, _Node | None]:
         """The folder that holds (or would hold) `path`, the name there, and what it stands for."""
-        parts = self._join(checked_path(path, root=True)).split("/")[::-1]
+        parts = self._join(checked_path(path, root=root)).split("/")[::-1]
         folder, name, links = self._disk.root, "", 0
         node: _Node | None = folder
         while parts and parts != [""]:
@@ -379,14 +379,14 @@ class MemoryStorage:
                 folder = node
         return folder, name, node
 
-    def _node(self, path: str, *, follow: bool = False) -> _Node:
-        node = self._walk(path, follow=follow)[2]
+    def _node(self, path: str, *, follow: bool = False, root: bool = False) -> _Node:
+        node = self._walk(path, follow=follow, root=root)[2]
         if node is None:
             raise _error(errno.ENOENT, path)
         return node
 
     def _folder(self, path: str) -> _Folder:
-        node = self._node(path, follow=True)
+        node = self._node(path, follow=True, root=True)
         if not isinstance(node, _Folder):
             raise _error(errno.ENOTDIR, path)
         return node
@@ -422,7 +422,7 @@ class MemoryStorage:
     @_guarded
     def stat(self, path: str) -> Stat:
         """What `path` stands for; a symbolic link is not followed."""
-        node = self._node(path)
+        node = self._node(path, root=True)
         kind: Kind = "file" if isinstance(node, _File) else "link" if isinstance(node, _Link) else "folder"
         size = len(node.data) if isinstance(node, _File) else len(node.target) if isinstance(node, _Link) else 0
         return Stat(kind, size, node.mtime, node.links, (id(self._disk), node.number))
@@ -470,13 +470,12 @@ class MemoryStorage:
     @_guarded
     def make_folder(self, path: str) -> None:
         """Make one folder, never its parents."""
-        checked_path(path)
         self._add(*self._free_name(path), _Folder(*self._new()))
 
     @_guarded
     def create(self, path: str, size: int) -> _MemoryWriter:
         """Begin a new file of about `size` bytes."""
-        folder, name = self._free_name(checked_path(path))
+        folder, name = self._free_name(path)
         self._disk.make_room(None, size, path)
         file = _File(*self._new())
         file.reserved = max(0, size)
@@ -487,7 +486,7 @@ class MemoryStorage:
     @_guarded
     def write(self, path: str, data: bytes, *, replace: bool = False) -> None:
         """Write a small file whole and sync its data; with `replace` atomically in place of an existing one."""
-        folder, name, there = self._walk(checked_path(path))
+        folder, name, there = self._walk(path)
         if there is not None and not replace:
             raise _error(errno.EEXIST, path)
         if isinstance(there, _Folder):
@@ -506,7 +505,7 @@ class MemoryStorage:
     @_guarded
     def append(self, path: str, data: bytes, *, sync: bool = False) -> None:
         """Append to a file, creating it."""
-        folder, name, there = self._walk(checked_path(path), follow=True)
+        folder, name, there = self._walk(path, follow=True)
         file = self._writable(path) if there is not None else _File(*self._new())
         self._disk.make_room(file, len(file.data) + len(data), path)
         if there is None:
@@ -530,9 +529,9 @@ class MemoryStorage:
     @_guarded
     def rename(self, source: str, target: str) -> None:
         """Rename a file or folder atomically; nothing happens (as in POSIX) if both are names of one file."""
-        node = self._node(checked_path(source))
+        node = self._node(source)
         old_folder, old_name, _ = self._walk(source)
-        folder, name, there = self._walk(checked_path(target))
+        folder, name, there = self._walk(target)
         if there is node:
             return
         if isinstance(node, _Folder):
@@ -549,7 +548,7 @@ class MemoryStorage:
     @_guarded
     def exchange(self, first: str, second: str) -> None:
         """Swap two names atomically."""
-        one, two = self._node(checked_path(first)), self._node(checked_path(second))
+        one, two = self._node(first), self._node(second)
         (folder_one, name_one, _), (folder_two, name_two, _) = self._walk(first), self._walk(second)
         if one is two:
             return
@@ -560,8 +559,8 @@ class MemoryStorage:
     @_guarded
     def link(self, source: str, target: str) -> None:
         """Give file `source` a second name."""
-        node = self._node(checked_path(source))
-        folder, name = self._free_name(checked_path(target))
+        node = self._node(source)
+        folder, name = self._free_name(target)
         if isinstance(node, _Folder):
             raise _error(errno.EPERM, source, target)
         self._add(folder, name, node)
@@ -569,7 +568,7 @@ class MemoryStorage:
     @_guarded
     def symlink(self, target: str, path: str) -> None:
         """Make `path` a symbolic link to `target`, in place of an existing link; EEXIST if `path` is no link."""
-        folder, name, there = self._walk(checked_path(path))
+        folder, name, there = self._walk(path)
         if there is not None and not isinstance(there, _Link):
             raise _error(errno.EEXIST, path)
         self._add_or_replace(folder, name, _Link(*self._new(), checked_path(target)), replace=True)
@@ -577,7 +576,7 @@ class MemoryStorage:
     @_guarded
     def remove(self, path: str) -> None:
         """Remove a file or link."""
-        node = self._node(checked_path(path))
+        node = self._node(path)
         if isinstance(node, _Folder):
             raise _error(errno.EISDIR, path)
         self._drop(*self._walk(path)[:2])
@@ -594,7 +593,7 @@ class MemoryStorage:
     def remove_tree(self, path: str) -> None:
         """Remove a folder and all in it, or a file; links are removed, never followed."""
         try:
-            folder, name, node = self._walk(checked_path(path))
+            folder, name, node = self._walk(path)
         except FileNotFoundError:
             return
         if isinstance(node, _Folder):
@@ -607,7 +606,7 @@ class MemoryStorage:
     @_guarded
     def lock(self, path: str) -> _MemoryLock | None:
         """Lock file `path`; None if taken."""
-        file = self._writable(checked_path(path))
+        file = self._writable(path)
         if file in self._disk.locked:
             return None
         self._disk.locked.add(file)
@@ -616,7 +615,7 @@ class MemoryStorage:
     @_guarded
     def locked(self, path: str) -> bool:
         """Whether somebody holds `lock(path)`."""
-        return self._file(checked_path(path)) in self._disk.locked
+        return self._file(path) in self._disk.locked
 
     @_guarded
     def free_space(self) -> int:
