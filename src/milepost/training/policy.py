@@ -1,0 +1,338 @@
+"""When to save: small values that a person writes down, and `Due`, which answers for one attempt.
+
+Whether a save is due by steps or epochs depends on where the run is and where it last saved, both of which a checkpoint
+knows: after a resume the saves fall on the same steps as if nothing had happened. Seconds are those of one attempt.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from numbers import Integral, Real
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from milepost.errors import ScriptError
+
+if TYPE_CHECKING:
+    from milepost.training.progress import Progress
+
+Clock = Callable[[], float]
+
+SHORTEST_SECONDS = 30.0
+"""`Every.auto` saves for the first time after this, to learn the cost, and never more often: below it, a failure costs
+little but the restart, while the load on a shared file system would go on growing."""
+MOST_OVERHEAD = 0.25
+"""`Every.auto` never spends a larger part of the time on saving, so that an mtbf that is far too short cannot stop the
+training. By the model this costs less than 1 % as long as a save costs less than a fifth of the mtbf."""
+COSTS_REMEMBERED = 9
+
+
+class Policy(ABC):
+    """When to save. Policies are joined by ``|`` with each other and with any ``callable(progress) -> bool``."""
+
+    @abstractmethod
+    def rules(self, clock: Clock) -> Iterator[Rule]:
+        """What to look at; for `Due`."""
+
+    def __or__(self, other: Policy | Callable[[Progress], bool]) -> AnyOf:
+        return AnyOf((self, as_policy(other)))
+
+    def __ror__(self, other: Callable[[Progress], bool]) -> AnyOf:
+        return AnyOf((as_policy(other), self))
+
+
+@dataclass(frozen=True, repr=False)
+class Every(Policy):
+    """Save every so many steps, seconds or epochs, whichever of those given comes first.
+
+    Args:
+        steps: at multiples of this number of optimizer steps; one that is stepped over counts when it was crossed.
+        seconds: when so long has passed since the last save began, or since the attempt did.
+        epochs: at the end of every so many epochs.
+
+    Raises:
+        ScriptError: nothing given, or something that is not positive.
+
+    Example:
+        >>> Every(steps=200) | Every(seconds=600, epochs=1) | (lambda progress: progress.step == 10)
+        Every(steps=200) | Every(seconds=600, epochs=1) | <lambda>
+    """
+
+    steps: int | None = None
+    seconds: float | None = None
+    epochs: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.steps is self.seconds is self.epochs is None:
+            raise ScriptError("Every() needs to know how often", hint="as in Every(steps=200) or Every(seconds=600)")
+        for name, kind, expected in (
+            ("steps", Integral, "a whole number of at least 1"),
+            ("seconds", Real, "a number above 0"),
+            ("epochs", Integral, "a whole number of at least 1"),
+        ):
+            value = getattr(self, name)
+            if value is not None and not _positive(value, kind):
+                raise ScriptError(f"Every({name}=...) cannot be that", expected=expected, found=repr(value))
+
+    @staticmethod
+    def auto(mtbf: float | str) -> Auto:
+        """Save as often as pays off: see `Auto`.
+
+        Args:
+            mtbf: mean time between failures of the whole job, in seconds or as in "12h", "1h30m", "2d". On n nodes of
+                which each fails once in M, it is M / n; on preemptible machines, the mean time until preemption.
+
+        Raises:
+            ScriptError: not a positive time.
+        """
+        return Auto(mtbf)
+
+    def rules(self, clock: Clock) -> Iterator[Rule]:
+        """See `Policy`."""
+        if self.steps is not None:
+            yield _Steps(self.steps)
+        if self.seconds is not None:
+            yield _Seconds(self.seconds, clock)
+        if self.epochs is not None:
+            yield _Epochs(self.epochs)
+
+    def __repr__(self) -> str:
+        given = {name: getattr(self, name) for name in ("steps", "seconds", "epochs")}
+        return f"Every({', '.join(f'{name}={value}' for name, value in given.items() if value is not None)})"
+
+
+@dataclass(frozen=True, repr=False)
+class Auto(Policy):
+    """Save at the interval that loses the least time, from the cost of a save as it is measured while training.
+
+    The interval is `best_interval` of that cost and the mean time between failures. The cost is what training sees,
+    stall and slowdown, as the median of the last saves. The time until the checkpoint is durable is no part of it: that
+    passes beside training, and moves the optimum only to a higher order.
+
+    The interval is never shorter than `SHORTEST_SECONDS`, which it is until a cost was measured, nor than what keeps
+    the part of the time that goes into saving below `MOST_OVERHEAD`.
+    """
+
+    mtbf: float | str
+
+    def __post_init__(self) -> None:
+        _seconds(self.mtbf)
+
+    def interval(self, cost: float) -> float:
+        """Seconds from the beginning of one save to that of the next, if a save costs training `cost` seconds.
+
+        Example:
+            >>> round(Every.auto(mtbf="12h").interval(2.0))
+            416
+        """
+        return max(best_interval(cost, _seconds(self.mtbf)), cost / MOST_OVERHEAD, SHORTEST_SECONDS)
+
+    def rules(self, clock: Clock) -> Iterator[Rule]:
+        """See `Policy`."""
+        yield _BestInterval(self, clock)
+
+    def __repr__(self) -> str:
+        return f"Every.auto(mtbf={self.mtbf!r})"
+
+
+def best_interval(cost: float, mtbf: float) -> float:
+    """The time from the beginning of one save to that of the next that loses the least, in the unit of the arguments.
+
+    Time is lost to saving (a cost d in every interval) and to doing again what was not saved (half an interval for
+    every failure, of which there is one in a time M). To first order the best interval is sqrt(2 d M) [Young 1974], to
+    a higher order [Daly 2006]::
+
+        sqrt(2 d M) * (1 + sqrt(d / 2M) / 3 + (d / 2M) / 9)      for d < 2 M, else M + d
+
+    That is Daly's interval plus d: his runs from the end of a save to the beginning of the next.
+
+    Young, J. W. (1974). A first order approximation to the optimum checkpoint interval. Communications of the ACM
+    17 (9), 530-531. Daly, J. T. (2006). A higher order estimate of the optimum checkpoint interval for restart dumps.
+    Future Generation Computer Systems 22 (3), 303-312.
+    """
+    ratio = cost / (2 * mtbf)
+    if ratio >= 1:
+        return mtbf + cost
+    return math.sqrt(2 * cost * mtbf) * (1 + math.sqrt(ratio) / 3 + ratio / 9)
+
+
+@dataclass(frozen=True, repr=False)
+class When(Policy):
+    """A callable as a policy. It is asked after every step and at the end of every epoch."""
+
+    asked: Callable[[Progress], bool]
+
+    def rules(self, clock: Clock) -> Iterator[Rule]:
+        """See `Policy`."""
+        yield _When(self.asked)
+
+    def __repr__(self) -> str:
+        return str(getattr(self.asked, "__name__", self.asked))
+
+
+@dataclass(frozen=True, repr=False)
+class AnyOf(Policy):
+    """Save when any of several policies says so."""
+
+    parts: tuple[Policy, ...]
+
+    def rules(self, clock: Clock) -> Iterator[Rule]:
+        """See `Policy`."""
+        for part in self.parts:
+            yield from part.rules(clock)
+
+    def __repr__(self) -> str:
+        return " | ".join(map(repr, self.parts))
+
+
+def as_policy(every: Policy | Callable[[Progress], bool]) -> Policy:
+    """`every` as a policy; `ScriptError` if it is neither one nor a callable."""
+    if isinstance(every, Policy):
+        return every
+    if callable(every):
+        return When(every)
+    raise ScriptError(
+        "that does not say when to save",
+        expected="Every(...), Every.auto(...), or a callable that takes the progress",
+        found=repr(every),
+        hint="as in every=milepost.Every(steps=200)",
+    )
+
+
+class Due:
+    """Answers for one attempt whether a save is due. Asking changes nothing: what is due stays so until a save begins.
+
+    Example:
+        >>> due = start(Every(steps=100))
+        >>> due.begin(Progress(step=250))
+        >>> due.due(Progress(step=299)), due.due(Progress(step=301))
+        (False, True)
+    """
+
+    def __init__(self, rules: Iterator[Rule]) -> None:
+        self._rules = tuple(rules)
+
+    def begin(self, progress: Progress) -> None:
+        """The attempt begins here: at the start, or at the checkpoint it continues."""
+        self.saved(progress)
+
+    def due(self, progress: Progress, at_epoch_end: bool = False) -> bool:
+        """Whether to save now. `at_epoch_end`: an epoch has just been counted in ``progress.epoch``."""
+        answers = [rule.due(progress, at_epoch_end) for rule in self._rules]  # all: a callable may keep count
+        return any(answers)
+
+    def saved(self, progress: Progress) -> None:
+        """A save of this progress began, whoever asked for it."""
+        for rule in self._rules:
+            rule.saved(progress)
+
+    def cost(self, seconds: float) -> None:
+        """What the last save cost training: stall and slowdown, in seconds. Once per save."""
+        for rule in self._rules:
+            rule.cost(max(0.0, seconds))  # a measured slowdown can come out below nothing
+
+
+def start(every: Policy | Callable[[Progress], bool] | None, clock: Clock = time.monotonic) -> Due:
+    """What answers for one attempt; None is never due.
+
+    Raises:
+        ScriptError: `every` is no policy and no callable.
+    """
+    return Due(iter(()) if every is None else as_policy(every).rules(clock))
+
+
+class Rule:
+    """One reason to save, with what it remembers during one attempt."""
+
+    def due(self, progress: Progress, at_epoch_end: bool) -> bool:
+        """See `Due`."""
+        raise NotImplementedError
+
+    def saved(self, progress: Progress) -> None:
+        """See `Due`."""
+
+    def cost(self, seconds: float) -> None:
+        """See `Due`."""
+
+
+class _Steps(Rule):
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
+        self._saved = 0
+
+    def due(self, progress: Progress, at_epoch_end: bool) -> bool:
+        return progress.step // self._steps > self._saved // self._steps
+
+    def saved(self, progress: Progress) -> None:
+        self._saved = progress.step
+
+
+class _Epochs(Rule):
+    def __init__(self, epochs: int) -> None:
+        self._epochs = epochs
+        self._saved = 0
+
+    def due(self, progress: Progress, at_epoch_end: bool) -> bool:
+        return at_epoch_end and progress.epoch > self._saved and progress.epoch % self._epochs == 0
+
+    def saved(self, progress: Progress) -> None:
+        self._saved = progress.epoch
+
+
+class _Seconds(Rule):
+    def __init__(self, seconds: float, clock: Clock) -> None:
+        self._seconds, self._clock = seconds, clock
+        self._began = clock()
+
+    def due(self, progress: Progress, at_epoch_end: bool) -> bool:
+        return self._clock() - self._began >= self._seconds
+
+    def saved(self, progress: Progress) -> None:
+        self._began = self._clock()
+
+
+class _BestInterval(_Seconds):
+    def __init__(self, policy: Auto, clock: Clock) -> None:
+        super().__init__(SHORTEST_SECONDS, clock)
+        self._policy = policy
+        self._costs: deque[float] = deque(maxlen=COSTS_REMEMBERED)
+
+    def cost(self, seconds: float) -> None:
+        self._costs.append(seconds)
+        self._seconds = self._policy.interval(median(self._costs))
+
+
+class _When(Rule):
+    def __init__(self, asked: Callable[[Progress], bool]) -> None:
+        self._asked = asked
+
+    def due(self, progress: Progress, at_epoch_end: bool) -> bool:
+        return bool(self._asked(progress))
+
+
+UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
+_TIME = re.compile(r"(?:\d+(?:\.\d+)?\s*(?:s|min|m|h|d)\s*)+")
+
+
+def _seconds(text: float | str) -> float:
+    """A time in seconds, given as a number or as in "1h30m"; `ScriptError` if it is not positive."""
+    value: Any = text
+    if isinstance(text, str) and _TIME.fullmatch(text.strip()):
+        value = sum(float(number) * UNITS[unit] for number, unit in re.findall(r"([\d.]+)\s*([a-z]+)", text))
+    if not _positive(value, Real):
+        raise ScriptError(
+            "Every.auto(mtbf=...) is the mean time between failures",
+            expected='seconds, or a text such as "12h", "1h30m", "2d"',
+            found=repr(text),
+        )
+    return float(value)
+
+
+def _positive(value: object, kind: type) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool) and 0 < value < math.inf  # type: ignore[operator]
