@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from milepost.storage.faults import FaultyStorage, Killed, NoSync, kill
@@ -169,6 +169,16 @@ def test_a_rename_makes_durable_what_it_moved_only_if_that_was_named(disk: Memor
     assert same(outcomes(disk), {"work": None, "step": None}, {"work": None, "step": None, "step/file": b"1"})
 
 
+def test_a_change_may_stay_pending_when_what_it_builds_on_is_durable(disk: MemoryStorage) -> None:
+    disk.make_folder("work")
+    disk.sync_dir()
+    disk.write("work/file", b"1")
+    disk.rename("work/file", "file")
+    assert same(outcomes(disk), {"work": None}, {"work": None, "work/file": b"1"}, {"work": None, "file": b"1"})
+    disk.sync_dir("work")
+    assert same(outcomes(disk), {"work": None, "work/file": b"1"}, {"work": None, "file": b"1"})
+
+
 @pytest.mark.parametrize("synced", ["", "work"])
 def test_an_exchange_is_durable_when_either_folder_is_synced(synced: str) -> None:
     disk = committed()
@@ -284,7 +294,7 @@ def attempt(call: Callable[[], object]) -> bool:
     return True
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_what_was_synced_survives_every_crash(data: st.DataObject) -> None:
     """A tree is synced; then unsynced operations change other names. None of the untouched names is lost or changed."""
@@ -325,7 +335,7 @@ def operate(disk: MemoryStorage, data: st.DataObject, number: int, synced: st.Se
     return changed if attempt(call) else set()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_a_rename_is_never_half(data: st.DataObject) -> None:
     """Files and folders are only moved about: after a crash each is there once, wherever."""

@@ -328,16 +328,55 @@ def test_a_forked_child_does_not_hold_what_its_parent_holds(
     local.read("file")
 
     def child() -> bool:
+        closed = open_descriptors() <= before
         seen = local.locked("file") and local.lock("file") is None  # the parent's, as any other process sees it
         lock.release()  # as when the interpreter tidies up in a worker
         own = local.lock("own")
-        return seen and open_descriptors() <= before + 1 and own is not None and local.locked("file")
+        return closed and seen and own is not None and local.locked("file")
 
     assert in_child(child)
     assert not free_elsewhere("file")
     assert not local.locked("own")
     lock.release()
     assert in_child(lambda: local.lock("file") is not None)
+
+
+def test_a_forked_child_can_lock_what_its_parent_gave_back(local: LocalStorage) -> None:
+    local.write("file", b"")
+    lock = local.lock("file")
+    assert lock is not None
+    (asked, ask), (given, give) = os.pipe(), os.pipe()
+
+    def release_when_asked() -> None:
+        os.read(asked, 1)
+        lock.release()
+        os.write(give, b"!")
+
+    def child() -> bool:
+        refused = local.lock("file") is None
+        os.write(ask, b"?")
+        os.read(given, 1)
+        return refused and not local.locked("file") and local.lock("file") is not None
+
+    thread = threading.Thread(target=release_when_asked)
+    thread.start()
+    assert in_child(child)
+    thread.join()
+    for end in (asked, ask, given, give):
+        os.close(end)
+
+
+def test_threads_of_a_forked_child_can_lock(local: LocalStorage) -> None:
+    local.write("file", b"")
+
+    def child() -> bool:
+        locks: list[object] = []
+        thread = threading.Thread(target=lambda: locks.append(local.lock("file")), daemon=True)
+        thread.start()
+        thread.join(5)
+        return len(locks) == 1 and locks[0] is not None
+
+    assert in_child(child)
 
 
 def test_a_fork_in_the_midst_of_locking_leaves_a_child_that_works(local: LocalStorage) -> None:
