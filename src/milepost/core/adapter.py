@@ -40,6 +40,9 @@ class TensorAdapter(Protocol):
     def describe(self, value: Any) -> LeafInfo:
         """What `value` is. Raises `NotStorableError` (the caller adds the path) for meta tensors, quantised ones and the like."""
 
+    def same(self, value: Any, info: LeafInfo) -> bool:
+        """Whether `info`, which `describe` gave for this very object before, still describes it."""
+
     def copy(self, value: Any, out: memoryview) -> None:
         """Copy the elements in C order into `out`, ``info.nbytes`` long, and return when they are there."""
 

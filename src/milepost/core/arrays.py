@@ -36,6 +36,9 @@ class NumpyAdapter:
             "numpy", kind, value.shape, value.nbytes, strides, None, memory, address if contiguous else None
         )
 
+    def same(self, value: np.ndarray[Any, Any], info: LeafInfo) -> bool:
+        return self.describe(value) == info  # shape and strides of an array can be set
+
     def copy(self, value: np.ndarray[Any, Any], out: memoryview) -> None:
         target = np.frombuffer(out, value.dtype.newbyteorder("=")).reshape(value.shape)
         np.copyto(target, value, casting="equiv")

@@ -6,6 +6,8 @@ written as ``xxh3-128:`` and 32 hexadecimal digits (the canonical, big-endian fo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import xxhash
 
@@ -19,6 +21,14 @@ CHUNK = 1 << 20
 def digest(data: bytes | memoryview) -> str:
     """The digest of `data`."""
     return PREFIX + xxhash.xxh3_128_hexdigest(data)
+
+
+def file_digest(header: bytes, digests: Sequence[str]) -> str:
+    """The digest of a file from its header and the digests of its entries in file order."""
+    whole = xxhash.xxh3_128(header)
+    for digest in digests:
+        whole.update(bytes.fromhex(digest.removeprefix(PREFIX)))
+    return PREFIX + whole.hexdigest()
 
 
 # A float is infinite or NaN when its exponent bits are all ones. Seen as a signed integer such a positive number exceeds every

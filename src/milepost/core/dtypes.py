@@ -48,7 +48,13 @@ def _table() -> dict[str, DType]:
         table[name] = DType(name, bits, code, np.dtype(name), floating=True)
     for name, (bits, code) in extended.items():
         table[name] = DType(name, bits, code, np.dtype(getattr(ml_dtypes, name)), floating=True)
-    for name in ("int4", "uint4", "int2", "uint2", "float4_e2m1fn"):  # one element a byte, as ml_dtypes and JAX hold them
+    for name in (
+        "int4",
+        "uint4",
+        "int2",
+        "uint2",
+        "float4_e2m1fn",
+    ):  # one element a byte, as ml_dtypes and JAX hold them
         table[name] = DType(name, 8, None, np.dtype(getattr(ml_dtypes, name)), floating=name.startswith("float"))
     table["float4_e2m1fn_x2"] = DType("float4_e2m1fn_x2", 8, None, None, floating=True)  # torch: two elements a byte
     table["complex32"] = DType("complex32", 32, None, None, floating=True)  # two float16

@@ -9,7 +9,7 @@ where the data ends.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -47,6 +47,38 @@ def nbytes(kind: DType, shape: tuple[int, ...]) -> int:
     return math.prod(shape) * (kind.bits // 8)
 
 
+class Span(NamedTuple):
+    """The bytes ``[offset, offset + nbytes)`` of a file."""
+
+    offset: int
+    nbytes: int
+
+
+def overlaps(
+    spans: Sequence[Entry | Span], first: int, start: int, stop: int
+) -> tuple[list[tuple[int, int, int]], int]:
+    """What the bytes ``[start, stop)`` of a file hold of each span, for reading a file block by block.
+
+    Args:
+        spans: ordered by offset.
+        first: the first span to look at: 0, then what the last call returned.
+        start: first byte of the block.
+        stop: the byte behind its last.
+
+    Returns:
+        (index of the span, first byte, byte behind the last) for each overlap, and `first` for the next block.
+    """
+    found = []
+    while first < len(spans):
+        low, high = spans[first].offset, spans[first].offset + spans[first].nbytes
+        if max(low, start) < min(high, stop):
+            found.append((first, max(low, start), min(high, stop)))
+        if high > stop:
+            break
+        first += 1
+    return found, first
+
+
 def plan(tensors: Iterable[tuple[str, DType, tuple[int, ...]]], metadata: Mapping[str, str] | None = None) -> Layout:
     """Lay out a file that holds `tensors` (key, dtype, shape), with `metadata` in its header."""
     ordered = sorted(tensors, key=lambda tensor: (-tensor[1].bits, tensor[0]))
@@ -71,7 +103,9 @@ def plan(tensors: Iterable[tuple[str, DType, tuple[int, ...]]], metadata: Mappin
     return Layout(header, tuple(entries), start, all(entry.dtype.code for entry in entries))
 
 
-def parse(header: bytes, size: int, where: str) -> tuple[dict[str, tuple[str, tuple[int, ...], int, int]], dict[str, str]]:
+def parse(
+    header: bytes, size: int, where: str
+) -> tuple[dict[str, tuple[str, tuple[int, ...], int, int]], dict[str, str]]:
     """Read a safetensors header, trusting nothing in it.
 
     Args:

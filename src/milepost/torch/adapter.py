@@ -46,6 +46,18 @@ class TorchAdapter:
             "torch", kind, shape, nbytes, strides, where, (pointer, kind.name, shape, strides) if nbytes else None, address
         )
 
+    def same(self, value: torch.Tensor, info: LeafInfo) -> bool:
+        # Setting `.data` and the in-place resizing functions are all that changes a tensor object; they move or reshape it. This
+        # is five times faster than describing it again.
+        memory = info.memory
+        return (
+            isinstance(memory, tuple)
+            and value.data_ptr() == memory[0]
+            and value.shape == info.shape
+            and value.dtype is BY_NAME[info.dtype.name]
+            and (value.is_contiguous() if info.strides is None else value.stride() == info.strides)
+        )
+
     def _refusal(self, value: torch.Tensor) -> NotStorableError:
         if value.device.type == "meta":
             return NotStorableError(

@@ -18,7 +18,7 @@ from milepost.training.feeds import Feed, shield
 from milepost.training.items import Item, make_item, unknown_name
 from milepost.training.loops import Batches
 from milepost.training.metrics import is_scalar
-from milepost.training.policy import Every, start
+from milepost.training.policy import Policy, start
 from milepost.training.progress import Progress
 from milepost.training.restore import ResumeReport
 from milepost.training.saver import Saver, SavingOptions, failure
@@ -70,7 +70,7 @@ class Checkpointer:
         self,
         directory: str | os.PathLike[str],
         *,
-        every: Every | Callable[[Progress], bool] | None = None,
+        every: Policy | Callable[[Progress], bool] | None = None,
         keep: Keep | None = None,
         resume: str = "latest",
         state: Mapping[str, Any] | None = None,
@@ -102,7 +102,7 @@ class Checkpointer:
         self._max_memory = max_memory
         self._display = Display(progress)
         self._written_by = provenance.written_by()
-        self._watch = SignalWatch(tuple(signals))
+        self._watch = SignalWatch(signals, self._display.warn)
         self._closed = False
         self._shielded: dict[int, tuple[object, Iterable[Any]]] = {}
         self._session = self._open(resume, takeover, override or {})

@@ -17,7 +17,7 @@ from milepost.folder.sharing import Base
 from milepost.folder.snapshot import Position, TornSnapshot
 from milepost.pipeline.persist import Pending, Persister
 from milepost.pipeline.stage import Captured, Staged, Stager
-from milepost.training.capture import capture_items, capture_own
+from milepost.training.capture import Capturer
 from milepost.training.guard import make_guard
 from milepost.training.items import RESERVED, Item
 
@@ -63,6 +63,7 @@ class Saver:
         self._written_by = written_by
         self._stems = {**names.file_stems(items, reserved=[STATE_STEM]), RESERVED: STATE_STEM}
         self._stager = stager
+        self._capturer = Capturer()
         self._persister = Persister(Committer(run, attempt, keep, base), run.where, note)
         self._staged: Staged | None = None
         self._guard = make_guard(list(items.values()), self._wait_staged)
@@ -140,8 +141,8 @@ class Saver:
         pending.step = position.step
         owned = self._guard.owned() if overlap and self._guard is not None else set()
         intact = self._guard.note() if overlap and self._guard is not None else _always
-        structures, leaves = capture_items(self._items.values(), owned)
-        structures[RESERVED], own_leaves = capture_own(dict(own))
+        structures, leaves = self._capturer.items(self._items.values(), owned)
+        structures[RESERVED], own_leaves = self._capturer.own(dict(own))
         if own_leaves:
             leaves[RESERVED] = own_leaves
         captured = Captured(position, metrics, structures, leaves, self._stems, self._written_by)

@@ -15,6 +15,7 @@ from milepost.errors import MetricError, StepError, UnknownItemError
 from milepost.folder.retention import Keep, best_of
 from milepost.folder.snapshot import Position
 from milepost.pipeline.persist import Pending
+from milepost.training.cost import SaveCost
 from milepost.training.display import Display
 from milepost.training.items import Item, ValueItem
 from milepost.training.loops import Loop, Loops
@@ -47,8 +48,8 @@ class Session:
     ) -> None:
         self.opened, self.items, self.saver, self.keep = opened, items, saver, keep
         self.watch, self.display = watch, display
-        self.progress = Progress(attempt=opened.attempt.number)
         self.metrics = Metrics()
+        self.progress = Progress(attempt=opened.attempt.number, metrics=self.metrics)
         self.loops = Loops()
         self.vars: dict[str, Any] = {}
         self.limits: dict[str, int] = {}
@@ -57,6 +58,7 @@ class Session:
         self.in_epochs = self.in_steps = False
         self._rng = GlobalRng()
         self._due = due
+        self._cost = SaveCost(lambda: saver.stall_seconds)
         self._trace = Trace(opened.run.storage, opened.attempt.number)
         self._wanted = False
         self._unsaved = False
@@ -133,14 +135,14 @@ class Session:
                 "a step goes backwards", where="run.step(step=...)", expected=f"more than {self.progress.step}", found=to
             )
         if counted or to is not None:
-            self.progress.step = self.progress.step + 1 if to is None else to
+            self.progress.move(step=self.progress.step + 1 if to is None else to, phase=Phase.IN_EPOCH)
             self._stepped = self._unsaved = True
-            self.progress.phase = Phase.IN_EPOCH
             if self._due.due(self.progress, at_epoch_end=False):
                 self._wanted = True
             self._trace.write(self.progress.step, self.progress.epoch, self.progress.batch, self.metrics.read_cheap())
         self._loop_end = None
         self.loops.stepped()
+        self._cost.stepped(busy=self.saver.busy)
         self.display.update(self.progress, self.metrics)
         if not self.loops.open and not self.in_steps:
             self.boundary(None)
@@ -151,10 +153,10 @@ class Session:
         self._metrics_seen |= values.keys()
         self.loops.end_epoch()
         self._loop_end = None
+        self._cost.pause()
         self._accumulating = False
         self._unsaved = True
-        self.progress.move(self.progress.step, self.progress.epoch + 1, 0, Phase.EPOCH_ENDED)
-        self.progress.metrics = self.metrics.read()
+        self.progress.move(epoch=self.progress.epoch + 1, batch=0, phase=Phase.EPOCH_ENDED)
         if self._due.due(self.progress, at_epoch_end=True) or self._is_new_best(values):
             self._wanted = True
 
@@ -203,7 +205,7 @@ class Session:
         """`loop` is asked for its next batch."""
         ready = loop.handed == 0 or self._stepped
         self.loops.asked(loop)
-        self.progress.batch = loop.handed
+        self.progress.move(batch=loop.handed)
         if ready:
             self.boundary(loop)
         self._stepped = False
@@ -212,9 +214,9 @@ class Session:
         """`loop` has no more batches."""
         loop.finished = True
         self._accumulating = False
-        self.progress.batch = loop.handed
+        self.progress.move(batch=loop.handed)
         if not self.loops.open:
-            self.progress.phase = Phase.BATCHES_DONE
+            self.progress.move(phase=Phase.BATCHES_DONE)
             self._loop_end = (self.position(), self._own_state(self.loops.positions(self.loops.done_now(), loop)))
         self.boundary(loop)
         self._stepped = False
@@ -266,9 +268,10 @@ class Session:
                 + ", ".join(f"{name}={name}" for name in sorted(self._stale))
                 + "); keep constants and counters in run.vars",
             )
-        before = self.saver.stall_seconds
+        cost = self._cost.save_begins()
+        if cost is not None:
+            self._due.cost(cost)
         pending = self.saver.save(position, self.metrics.read(), own)
-        self._due.cost(self.saver.stall_seconds - before)
         if pending is not None:
             self._wanted = self._unsaved = False
             self._due.saved(self.progress)
