@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from milepost.core.adapter import LeafInfo, TensorAdapter
 from milepost.core.layout import Layout
-from milepost.folder.snapshot import IO_BLOCK, TornSnapshot
+from milepost.folder.snapshot import IO_BLOCK
 from milepost.storage.base import BLOCK
 
 _MADV_HUGEPAGE = 14
@@ -81,7 +81,7 @@ class Image:
         self.item, self.layout, self.leaves, self.memory = item, layout, leaves, memory
         self.paths = tuple(leaf.path for leaf in leaves)
         self._staged = 0
-        self._torn = False
+        self._problem: BaseException | None = None
         self._change = threading.Condition()
 
     def begin(self) -> None:
@@ -103,10 +103,10 @@ class Image:
         """Copy the deferred leaves, front to back."""
         entries = self.layout.entries
         deferred = [index for index, leaf in enumerate(self.leaves) if leaf.deferred]
-        following = [entries[index].offset for index in deferred[1:]] + [self.layout.size]
-        for index, final in zip(deferred, following, strict=True):
+        final = [entries[index].offset for index in deferred] + [self.layout.size]
+        for number, index in enumerate(deferred):
             self._copy(self.leaves[index], entries[index].offset)
-            self._advance(final)
+            self._advance(final[number + 1])
 
     def _copy(self, leaf: Leaf, offset: int) -> None:
         info = leaf.info
@@ -122,10 +122,10 @@ class Image:
                 self._staged = final
                 self._change.notify_all()
 
-    def tear(self) -> None:
-        """Mark the image as one that will never be whole."""
+    def give_up(self, problem: BaseException) -> None:
+        """Mark the image as one that will never be whole, and say why."""
         with self._change:
-            self._torn = True
+            self._problem = problem
             self._change.notify_all()
 
     def blocks(self) -> Iterator[tuple[int, memoryview]]:
@@ -134,9 +134,9 @@ class Image:
         for offset in range(0, size, IO_BLOCK):
             needed = min(offset + IO_BLOCK, size)
             with self._change:
-                self._change.wait_for(lambda needed=needed: self._torn or self._staged >= needed)  # type: ignore[misc]
-                if self._torn:
-                    raise TornSnapshot(self.item)
+                self._change.wait_for(lambda needed=needed: self._problem or self._staged >= needed)  # type: ignore[misc]
+                if self._problem is not None:
+                    raise self._problem
             yield offset, self.memory.view[offset : -(-needed // BLOCK) * BLOCK]
 
 

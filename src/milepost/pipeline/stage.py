@@ -86,7 +86,7 @@ class Staged:
         except BaseException as problem:  # noqa: BLE001 - handed to whoever waits for the copy
             self._problem = problem
             for image in self._images:
-                image.tear()
+                image.give_up(problem)
         finally:
             self.seconds = time.perf_counter() - started
             self._finished.set()
