@@ -13,6 +13,7 @@ from milepost.pipeline.persist import Pending
 from milepost.pipeline.stage import Stager
 from milepost.storage.local import LocalStorage
 from milepost.training import opening, provenance
+from milepost.training.capture import Capturer
 from milepost.training.display import Display
 from milepost.training.feeds import Feed, shield
 from milepost.training.items import Item, make_item, unknown_name
@@ -95,6 +96,7 @@ class Checkpointer:
         if twice:
             raise ScriptError("an item is given twice, in state= and by name", found=", ".join(sorted(twice)))
         self._items: dict[str, Item] = {name: make_item(name, one) for name, one in {**items, **(state or {})}.items()}
+        Capturer().items(self._items.values(), ())  # what cannot be stored is said now, not at the first save
         self._storage = LocalStorage(directory)
         self._keep = Keep() if keep is None else keep
         self._every = every
@@ -122,18 +124,22 @@ class Checkpointer:
             overrides=overrides,
             written_by=self._written_by,
         )
-        saver = Saver(
-            opened.run,
-            opened.attempt,
-            self._keep,
-            self._items,
-            opened.base,
-            stager,
-            note=self._display.note,
-            written_by=self._written_by,
-            **self._saving,
-        )
-        session = Session(opened, self._items, saver, due, self._keep, self._watch, self._display)
+        try:
+            saver = Saver(
+                opened.run,
+                opened.attempt,
+                self._keep,
+                self._items,
+                opened.base,
+                stager,
+                note=self._display.note,
+                written_by=self._written_by,
+                **self._saving,
+            )
+            session = Session(opened, self._items, saver, due, self._keep, self._watch, self._display)
+        except BaseException:
+            opened.attempt.end("failed")
+            raise
         self._say_start(opened)
         return session
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal, TypedDict, Unpack
 
 from milepost.errors import MilepostWarning, RunFenced, SaveFailedError
@@ -69,6 +69,7 @@ class Saver:
         self._guard = make_guard(list(items.values()), self._wait_staged)
         self._overlap = options["stage"] == "overlap" and self._guard is not None
         self._steps_seen = 0
+        self._prepared = False
         self._last: Pending | None = None
         self._torn: Pending | None = None
         self.stall_seconds = 0.0
@@ -82,6 +83,10 @@ class Saver:
 
         A step that moved weights without passing the hook (a compiled one) turns overlap off.
         """
+        if not self._prepared:
+            # Now optimizers have their state, and the first save is still to come.
+            self._prepared = True
+            self._stager.prepare(self._capture(Position(0), {}, {}, ()))
         guard = self._guard
         if guard is None:
             return True
@@ -141,11 +146,7 @@ class Saver:
         pending.step = position.step
         owned = self._guard.owned() if overlap and self._guard is not None else set()
         intact = self._guard.note() if overlap and self._guard is not None else _always
-        structures, leaves = self._capturer.items(self._items.values(), owned)
-        structures[RESERVED], own_leaves = self._capturer.own(dict(own))
-        if own_leaves:
-            leaves[RESERVED] = own_leaves
-        captured = Captured(position, metrics, structures, leaves, self._stems, self._written_by)
+        captured = self._capture(position, metrics, own, owned)
         snapshot, self._staged = self._stager.stage(captured, intact)
         self._persister.submit(snapshot, pending)
         self._last = self.newest = pending
@@ -153,6 +154,15 @@ class Saver:
             self._persister.wait()
         self.stall_seconds += time.perf_counter() - started
         return pending
+
+    def _capture(
+        self, position: Position, metrics: Mapping[str, float], own: Mapping[str, Any], owned: Collection[int]
+    ) -> Captured:
+        structures, leaves = self._capturer.items(self._items.values(), owned)
+        structures[RESERVED], own_leaves = self._capturer.own(dict(own))
+        if own_leaves:
+            leaves[RESERVED] = own_leaves
+        return Captured(position, metrics, structures, leaves, self._stems, self._written_by)
 
     def _collect_torn(self) -> None:
         """A snapshot that was torn is taken again: the same promise, by copy this time."""
