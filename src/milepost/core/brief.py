@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from milepost.core.paths import Marked, escape
 from milepost.core.scalars import EXACT, read_str
+
+KEY_LENGTH = 100
+"""Characters in a path that a key takes at most which is no string."""
 
 
 def is_tagged(node: Any) -> bool:
@@ -25,18 +29,21 @@ def kind_of(node: Any) -> str:
 def brief(node: Any, limit: int = 72) -> str:
     """`node` much as Python would show what it encodes, cut to `limit` characters."""
     text = ""
-    for piece in _pieces(node):
-        text += piece
-        if len(text) > limit:
-            return text[: limit - 1] + "…"
+    try:
+        for piece in _pieces(node):
+            text += piece
+            if len(text) > limit:
+                return text[: limit - 1] + "…"
+    except RecursionError:  # a large limit, and a structure that no value has
+        return text + "…"
     return text
 
 
 def key_parts(nodes: Iterable[Any]) -> list[str]:
     """The part of a path for each key of one dict (given encoded), escaped and all different.
 
-    A string is itself. Any other key is its text, and only where another key of the dict has that part already, marked
-    with its kind; then numbered (two NaNs).
+    A string is itself. Any other key is its text in brief, and only where another key of the dict has that part
+    already, marked with its kind; then numbered (two NaNs).
 
     Example:
         >>> key_parts([0, 1, "1", None, {"$tuple": [1, 2]}])
@@ -46,16 +53,18 @@ def key_parts(nodes: Iterable[Any]) -> list[str]:
     if set(map(type, keys)) == {int} and max(keys) <= EXACT and min(keys) >= -EXACT:
         return list(map(str, keys))  # as in the state of every optimizer
     taken = {escape(key) for key in keys if type(key) is str}
+    met: Counter[tuple[str, str]] = Counter()
     parts = []
     for key in keys:
         if type(key) is str:
             parts.append(escape(key))
             continue
-        text, mark = "".join(_pieces(key)), kind_of(key)
-        part, number = escape(text), 1
-        while part in taken:
-            part = escape(Marked(text, mark if number == 1 else f"{mark}.{number}"))
-            number += 1
+        text, kind = brief(key, KEY_LENGTH), kind_of(key)
+        part = escape(text)
+        if part in taken:
+            met[text, kind] += 1
+            number = met[text, kind]
+            part = escape(Marked(text, kind if number == 1 else f"{kind}.{number}"))
         taken.add(part)
         parts.append(part)
     return parts

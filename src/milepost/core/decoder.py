@@ -25,8 +25,8 @@ from milepost.core.scalars import NATIVE
 from milepost.core.shapes import fit
 from milepost.errors import FormatError
 
-# Some values take two levels, as an OrderedDict and its items do.
-_DEEPEST = 2 * MAX_DEPTH + 8
+DEEPEST = 2 * MAX_DEPTH + 8
+"""Levels of a structure that can be read; some values take two, as an OrderedDict and its items do."""
 
 
 class Decoder:
@@ -41,7 +41,7 @@ class Decoder:
         kind = type(node)
         if kind in NATIVE:
             return node
-        if self._depth > _DEEPEST:
+        if self._depth > DEEPEST:
             raise FormatError("values are nested deeper than milepost nests them", where=path)
         self._depth += 1
         if kind is list:

@@ -39,7 +39,7 @@ class Encoder:
         self.is_leaf = is_leaf
         self.leaves: dict[str, Any] = {}
         self._around: dict[int, str] = {}  # the containers that the current value is in: id -> path
-        self._sealed = 0  # > 0 within keys, elements of sets and tagged scalars, where nothing has a path
+        self._sealed = 0  # > 0 within `_plain`
 
     def value(self, value: Any, path: str) -> Any:
         """The JSON of `value`, which is at `path`."""
@@ -63,6 +63,17 @@ class Encoder:
         around[id(value)] = path
         encoded = container(self, value, path)
         del around[id(value)]
+        return encoded
+
+    def _plain(self, encode: Callable[[Any, str], Any], value: Any, path: str) -> Any:
+        """The JSON of keys, of elements of a set or of what a scalar consists of: none of these has a path of its own."""
+        self._sealed += 1
+        try:
+            encoded = encode(value, path)
+        except NotStorableError as error:
+            error.where = _shown(path)
+            raise
+        self._sealed -= 1
         return encoded
 
     def _leaf(self, value: Any, path: str) -> Any:
@@ -113,9 +124,7 @@ class Encoder:
         return encoded
 
     def _pairs(self, keys: Iterable[Any], items: Iterable[Any], path: str) -> Any:
-        self._sealed += 1
-        names = self._list(keys, path)
-        self._sealed -= 1
+        names = self._plain(self._list, keys, path)
         under = below(path)
         pairs = zip(names, key_parts(names), items, strict=True)
         return {"$dict": [[name, self.value(item, under + part)] for name, part, item in pairs]}
@@ -178,9 +187,7 @@ class Encoder:
         alike = set(map(type, items)) in ({int}, {str})
         if alike:
             items.sort()
-        self._sealed += 1
-        encoded = [self.value(item, path) for item in items]
-        self._sealed -= 1
+        encoded: list[Any] = self._plain(self._list, items, path)
         if not alike:
             encoded.sort(key=msgspec.json.encode)
         return encoded
@@ -242,10 +249,7 @@ class Encoder:
             plain = codec.encode(value)
         except ValueError as error:
             raise _refused(value, path, str(error)) from error
-        self._sealed += 1
-        encoded = {"$" + codec.tag: self.value(plain, path)}
-        self._sealed -= 1
-        return encoded
+        return {"$" + codec.tag: self._plain(self.value, plain, path)}
 
     def _foreign(self, value: Foreign, path: str) -> Any:
         content = value.content

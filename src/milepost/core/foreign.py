@@ -41,16 +41,14 @@ class Foreign:
         return f"<foreign {self.tag} {content!r}>"
 
 
-_SCALARS = frozenset({type(None), bool, int, float, complex, str, bytes})
-
-
 def _hashable(value: Any) -> Any:
     """Something hashable that is equal for equal `value`: what cannot be hashed does not take part."""
-    kind = type(value)
-    if kind in _SCALARS:
-        return value
-    if kind is list or kind is tuple:
+    if type(value) in (list, tuple):
         return tuple(map(_hashable, value))
-    if kind is dict:
+    if type(value) is dict:
         return frozenset((_hashable(key), _hashable(item)) for key, item in value.items())
-    return None
+    try:
+        hash(value)
+    except TypeError:
+        return None
+    return value

@@ -214,12 +214,18 @@ def _timezone(value: timezone) -> Any:
     return {"offset": offset, "name": name[0]} if name else offset
 
 
+_OFFSET = re.compile(r"([+-])(\d\d):(\d\d)(?::(\d\d)(?:\.(\d{6}))?)?", re.ASCII)
+
+
 def _read_timezone(stored: str | _Offset) -> timezone:
-    given = stored if isinstance(stored, str) else stored.offset
-    zone = time.fromisoformat("00:00:00" + given).tzinfo
-    if not isinstance(zone, timezone):
-        raise ValueError("no offset")
-    return zone if isinstance(stored, str) else timezone(zone.utcoffset(None), stored.name)
+    # Not time.fromisoformat: that of Python 3.11 takes an offset of less than a second for none.
+    found = _OFFSET.fullmatch(stored if isinstance(stored, str) else stored.offset)
+    if found is None:
+        raise ValueError("not an offset like +02:00")
+    hours, minutes, seconds, microseconds = (int(part or 0) for part in found.groups()[1:])
+    offset = timedelta(hours=hours, minutes=minutes, seconds=seconds, microseconds=microseconds)
+    offset = -offset if found[1] == "-" else offset
+    return timezone(offset) if isinstance(stored, str) else timezone(offset, stored.name)
 
 
 def _zoneinfo(value: Any) -> str:

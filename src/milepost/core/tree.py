@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from milepost.core import shapes, values
 from milepost.core.brief import brief, is_tagged, key_parts, kind_of
-from milepost.core.decoder import Decoder
+from milepost.core.decoder import DEEPEST, Decoder
 from milepost.core.encoder import Encoder
 from milepost.core.paths import Marked, below, escape
 from milepost.core.shapes import fit
@@ -90,16 +90,14 @@ def walk(structure: object, prefix: str = "") -> Iterator[Node]:
     Raises:
         FormatError: not a structure.
     """
-    # A stack rather than recursion: hostile structures may be deep.
-    waiting = [(prefix, structure)]
-    try:
-        while waiting:
-            path, node = waiting.pop()
-            inside = _children(node, path)
-            yield Node(path, kind_of(node), node, None if inside is None else len(inside))
-            waiting += reversed(inside or [])
-    except RecursionError as error:
-        raise FormatError("values are nested too deep", where=prefix) from error
+    waiting = [(prefix, structure, 0)]
+    while waiting:
+        path, node, depth = waiting.pop()
+        if depth > DEEPEST:
+            raise FormatError("values are nested deeper than milepost nests them", where=path)
+        inside = _children(node, path)
+        yield Node(path, kind_of(node), node, None if inside is None else len(inside))
+        waiting += [(*child, depth + 1) for child in reversed(inside or [])]
 
 
 def plain_values(structure: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
