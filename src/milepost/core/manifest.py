@@ -19,11 +19,12 @@ from typing import Any
 
 import msgspec
 
-from milepost.core.digest import digest
 from milepost.errors import DamagedError, FormatError
 
 FORMAT = "1.0"
 SUMMARY_BYTES = 4096
+NOT_FINITE = frozenset({"nan", "inf", "-inf"})
+"""The text of the metrics that JSON has no number for."""
 
 
 class Shard(msgspec.Struct, omit_defaults=True, frozen=True):
@@ -106,6 +107,8 @@ def plain_metrics(metrics: dict[str, float]) -> dict[str, float | str]:
 
 def encode(manifest: Manifest) -> bytes:
     """The bytes of ``manifest.json``."""
+    from milepost.core.digest import digest  # with numpy, which takes longer to import than 1,000 summaries to read
+
     summary = msgspec.json.encode(_bounded(manifest.summary))
     parts = [b'{"summary": ' + summary]
     for field in ("items", "tensors", "files", "written_by"):
@@ -137,6 +140,8 @@ def decode(data: bytes, where: str) -> Manifest:
         FormatError: written by a newer major version.
         DamagedError: cut short, or changed since it was written.
     """
+    from milepost.core.digest import digest
+
     body, mark, tail = data.rpartition(b'"digest": "')
     # The version is looked at before the digest: a newer format may put its digest elsewhere.
     try:
@@ -169,7 +174,10 @@ def decode_summary(head: bytes, where: str) -> Summary:
             raise msgspec.DecodeError("it does not begin with a summary")
         version = msgspec.json.decode(line[len(prefix) :], type=_Version).format
         check_version(version, where)
-        return msgspec.json.decode(line[len(prefix) :], type=Summary)
+        summary = msgspec.json.decode(line[len(prefix) :], type=Summary)
+        if any(isinstance(value, str) and value not in NOT_FINITE for value in summary.metrics.values()):
+            raise msgspec.DecodeError("a metric is no number")
+        return summary
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise DamagedError("the summary of the manifest cannot be read", where=where, found=error) from error
 

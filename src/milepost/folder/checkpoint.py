@@ -20,6 +20,9 @@ from milepost.folder.snapshot import IO_BLOCK
 from milepost.folder.worker import Worker
 from milepost.storage.base import BLOCK, Storage, storage_error
 
+SCAN_BYTES = 2 * IO_BLOCK
+"""Memory that `Checkpoint.scan_file` needs: one block to look at and one being read."""
+
 
 class Checkpoint(TensorSource):
     """One checkpoint folder. The manifest is read and checked at once, tensors when asked for.
@@ -174,6 +177,14 @@ class Checkpoint(TensorSource):
             DamagedError: anything differs.
             StorageError: the storage refused.
         """
+        spans = self._check(file, out, on_block)
+        return {key: out[span.offset : span.offset + span.nbytes] for key, span in spans.items()}
+
+    def scan_file(self, file: str, room: memoryview, on_block: Callable[[int], None] | None = None) -> None:
+        """Check `file` as `check_file` does, keeping nothing: `room` is page-aligned memory of `SCAN_BYTES`, however large the file."""
+        self._check(file, room, on_block)
+
+    def _check(self, file: str, out: memoryview, on_block: Callable[[int], None] | None) -> Mapping[str, Span]:
         where = f"{self.where}/{file}"
         header, spans = self._read_header(file)
         shards = {shard.key: (tensor, shard) for tensor, shard in self._shards_in(file)}
@@ -185,19 +196,19 @@ class Checkpoint(TensorSource):
         ordered = [spans[key] for key in in_order]
         checkers = [Checker(dtypes.dtype("uint8")) for _ in in_order]
         first = 0
-        for start, stop in _read_ahead(self.storage, file, self.manifest.files[file].size, out, where):
-            found, first = overlaps(ordered, first, start, stop)
+        for start, block in _read_ahead(self.storage, file, self.manifest.files[file].size, out, where):
+            found, first = overlaps(ordered, first, start, start + len(block))
             for index, low, high in found:
-                checkers[index].update(out[low:high])
+                checkers[index].update(block[low - start : high - start])
             if on_block is not None:
-                on_block(stop - start)
+                on_block(len(block))
         digests = {key: checker.digest() for key, checker in zip(in_order, checkers, strict=True)}
         for key, (_, shard) in shards.items():
             if digests[key] != shard.digest:
                 raise changed(shard, where)
         if file_digest(header, list(digests.values())) != self.manifest.files[file].digest:
             raise DamagedError("the header, or an entry that is no longer used, was changed", where=where)
-        return {key: out[span.offset : span.offset + span.nbytes] for key, span in spans.items()}
+        return spans
 
     def _shards_in(self, file: str) -> Iterator[tuple[Tensor, Shard]]:
         for tensor in self.manifest.tensors.values():
@@ -237,11 +248,18 @@ def place_box(
     ).reshape(*box, width)
 
 
-def _read_ahead(storage: Storage, file: str, size: int, out: memoryview, where: str) -> Iterator[tuple[int, int]]:
-    """Read a file into `out`, a block ahead of the consumer; yields (start, stop) of bytes that are there."""
+def _read_ahead(
+    storage: Storage, file: str, size: int, out: memoryview, where: str
+) -> Iterator[tuple[int, memoryview]]:
+    """Read a file of `size` bytes, a block ahead of the consumer; yields each block's offset and bytes. They are where they belong in
+    `out`, or, if it is smaller than the file, in the two halves of it in turn."""
+
+    def place(start: int) -> memoryview:
+        base = start if len(out) >= size else start % SCAN_BYTES
+        return out[base : base + IO_BLOCK]
 
     def read(start: int) -> int:
-        return storage.read_into(file, start, out[start : start + IO_BLOCK])
+        return storage.read_into(file, start, place(start))
 
     with Worker("milepost-read") as worker:
         ahead = worker.submit(read, 0) if size else None
@@ -257,5 +275,5 @@ def _read_ahead(storage: Storage, file: str, size: int, out: memoryview, where: 
                     "the file is cut short", where=where, expected=f"{size} bytes", found=f"{start + got} bytes"
                 )
             ahead = worker.submit(read, stop) if stop < size else None
-            yield start, stop
+            yield start, place(start)[: stop - start]
             start = stop

@@ -146,6 +146,8 @@ def remove(run: RunFolder, folder: str, work: str) -> None:
     trash = f"{work}/trash-{folder}"
     try:
         run.storage.rename(folder, trash)
+        # Were files gone before the name is, power loss would leave a checkpoint with holes.
+        run.storage.sync_dir(work)
     except FileNotFoundError:
         try:
             run.storage.stat(folder)

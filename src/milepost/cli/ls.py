@@ -1,0 +1,219 @@
+"""``milepost ls``."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from milepost.cli import complete, words
+from milepost.cli.options import Json
+from milepost.cli.table import Cell, Column, Styled, cut, table
+from milepost.cli.terminal import document, note, paint, say, width
+from milepost.core.text import safe
+from milepost.errors import MilepostError
+
+if TYPE_CHECKING:
+    from milepost.ops.listing import Life, Listing, Row
+
+_STATES = {"running": "green", "died": "yellow", "failed": "yellow"}
+_BRANCHES = {"abandoned": "dim", "superseded": "dim", "unreadable": "red"}
+
+
+def ls(
+    places: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[PLACE...]", help="Run directories, or folders to look below.", autocompletion=complete.places
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """List the runs below a folder, or the checkpoints of a run.
+
+    A run is told by its newest step, its checkpoints, the bytes they take on disk (what several share counts once)
+    and how its newest attempt is doing. Of a checkpoint SIZE is what it holds and NEW what it does not share with
+    earlier ones.
+
+    For example:
+
+        milepost ls                    what is in and below the current folder
+        milepost ls runs/mnist         the checkpoints of one run
+        milepost ls runs --json | jq '.runs[] | {place, step}'
+
+    JSON:
+
+        runs: [{place, run, created, best_by: {metric, mode}, step, count, bytes_on_disk,
+                attempts, state, owner: {host, pid, ...}, heartbeat_seconds, problem,
+                checkpoints: [{folder, step, attempt, epoch, batch, phase, time, metrics,
+                               metrics_left_out, tensors, bytes, new_bytes, good, why_not_good,
+                               branch, latest, best, tags, problem}]}]
+        checkpoints is null for runs that were found below a folder; branch is current,
+        abandoned, superseded or unreadable; state is running, complete, stopped, closed,
+        failed, died or new
+    """
+    from milepost.ops.refs import is_checkpoint, is_run, runs_below
+
+    detailed: list[tuple[str, Listing]] = []
+    summed_up: list[tuple[str, Listing | MilepostError]] = []
+    for place in map(os.path.normpath, places or ["."]):
+        if is_run(place) or is_checkpoint(place):
+            detailed.append((place, _listing(place)))  # which says what is wrong with a checkpoint
+        else:
+            found = runs_below(place, on_unreadable=lambda error: note(f"skipped: {_one_line(error)}"))
+            summed_up += [(path, _listing_or_problem(path)) for path in found]
+            if not found:
+                note(f"no runs below {safe(place)}")
+    if as_json:
+        runs = [_run_json(place, found, detailed=True) for place, found in detailed]
+        document({"runs": runs + [_run_json(place, found, detailed=False) for place, found in summed_up]})
+        return 0
+    for number, (place, listing) in enumerate(detailed):
+        if number:
+            say()
+        _say_checkpoints(place, listing)
+    if detailed and summed_up:
+        say()
+    _say_runs(summed_up)
+    return 0
+
+
+def _listing(place: str) -> Listing:
+    from milepost.ops.listing import list_run
+    from milepost.ops.refs import open_run
+
+    return list_run(open_run(place))
+
+
+def _listing_or_problem(place: str) -> Listing | MilepostError:
+    try:
+        return _listing(place)
+    except MilepostError as error:
+        return error  # one bad run must not hide the others
+
+
+def _say_runs(runs: list[tuple[str, Listing | MilepostError]]) -> None:
+    columns = [
+        Column("RUN", least=12), Column("STEP", right=True), Column("CHECKPOINTS", right=True),
+        Column("ON DISK", right=True), Column("ATTEMPTS", right=True), Column("STATE", least=10),
+    ]  # fmt: skip
+    rows: list[list[Cell]] = []
+    for place, found in runs:
+        name = safe(place)
+        if isinstance(found, MilepostError):
+            rows.append([name, "", "", "", "", Styled(f"cannot be read: {safe(found.message)}", "red")])
+            continue
+        step = "" if found.step is None else f"{found.step:,}"
+        life = Styled(_life(found.life), _STATES.get(found.life.state, ""))
+        rows.append([name, step, f"{len(found.rows):,}", words.size(found.nbytes), str(found.life.attempts), life])
+    _say_table(columns, rows)
+
+
+def _say_checkpoints(place: str, listing: Listing) -> None:
+    life = listing.life
+    head = f"{words.count(len(listing.rows), 'checkpoint')}, {words.size(listing.nbytes)} on disk"
+    head += f"; {words.count(life.attempts, 'attempt')}, {_life(life)}"
+    say(f"{paint(safe(place), 'bold')}: {head}")
+    metrics: dict[str, None] = {}
+    for row in listing.rows:
+        if row.listed.summary is not None:
+            metrics |= dict.fromkeys(row.listed.summary.metrics)
+    columns = [
+        Column("CHECKPOINT"), Column("EPOCH", right=True), Column("BATCH", right=True), Column("SAVED", least=19),
+        *(Column(cut(safe(name), 24), right=True, optional=True) for name in metrics),
+        Column("SIZE", right=True), Column("NEW", right=True), Column("STATE", least=12), Column("MARKS", least=12),
+    ]  # fmt: skip
+    _say_table(columns, [_cells(row, list(metrics)) for row in listing.rows])
+    for problem in listing.problems:
+        note(f"warning: {_one_line(problem)}")
+
+
+def _cells(row: Row, metrics: list[str]) -> list[Cell]:
+    summary = row.listed.summary
+    if summary is None:
+        state = Styled(f"unreadable: {safe(row.listed.problem or '')}", "red")
+        return [row.listed.folder, "", "", "", *("" for _ in metrics), "", "", state, ""]
+    marks = [mark for mark, holds in (("latest", row.latest), ("best", row.best)) if holds]
+    marks += map(safe, row.tags)
+    if row.branch != "current":
+        marks.append(row.branch)
+    good = "good" if summary.good else Styled(f"not good: {safe(summary.why_not_good or '')}", "red")
+    values = [summary.metric(name) for name in metrics]
+    return [
+        Styled(row.listed.folder, _BRANCHES.get(row.branch, "")),
+        str(summary.epoch),
+        str(summary.batch),
+        words.moment(summary.time),
+        *("" if value is None else words.number(value) for value in values),
+        words.size(summary.bytes),
+        words.size(summary.new_bytes),
+        good,
+        ", ".join(marks),
+    ]
+
+
+def _say_table(columns: list[Column], rows: list[list[Cell]]) -> None:
+    lines, left_out = table(columns, rows, width())
+    if lines:
+        say("\n".join(lines))
+    if left_out:
+        note(f"no room for {', '.join(left_out)}; --json has all")
+
+
+def _life(life: Life) -> str:
+    if life.owner is None:
+        return safe(life.state)
+    heard = f", heard of {words.duration(life.heartbeat or 0)} ago"
+    return f"running: process {life.owner.pid} on {safe(life.owner.host)}{heard}"
+
+
+def _one_line(error: MilepostError) -> str:
+    return safe(f"{error.message} ({error.where})" if error.where else error.message)
+
+
+def _run_json(place: str, found: Listing | MilepostError, *, detailed: bool) -> dict[str, Any]:
+    import msgspec
+
+    from milepost.cli.failures import as_json
+
+    if isinstance(found, MilepostError):
+        keys = ["run", "created", "best_by", "step", "count", "bytes_on_disk", "attempts", "state", "owner"]
+        unknown = dict.fromkeys([*keys, "heartbeat_seconds"])
+        return {"place": place, **unknown, "problem": as_json(found), "checkpoints": None}
+    info, life = found.run.info, found.life
+    return {
+        "place": place,
+        "run": info.run,
+        "created": info.created,
+        "best_by": msgspec.to_builtins(info.best),
+        "step": found.step,
+        "count": len(found.rows),
+        "bytes_on_disk": found.nbytes,
+        "attempts": life.attempts,
+        "state": life.state,
+        "owner": msgspec.to_builtins(life.owner),
+        "heartbeat_seconds": life.heartbeat,
+        "problem": as_json(found.problems[0]) if found.problems else None,
+        "checkpoints": [_row_json(row) for row in found.rows] if detailed else None,
+    }
+
+
+_SUMMARY = (
+    "attempt", "epoch", "batch", "phase", "time", "metrics", "metrics_left_out",
+    "tensors", "bytes", "new_bytes", "good", "why_not_good",
+)  # fmt: skip
+
+
+def _row_json(row: Row) -> dict[str, Any]:
+    listed = row.listed
+    return {
+        "folder": listed.folder,
+        "step": listed.step,
+        **{key: None if listed.summary is None else getattr(listed.summary, key) for key in _SUMMARY},
+        "branch": row.branch,
+        "latest": row.latest,
+        "best": row.best,
+        "tags": list(row.tags),
+        "problem": listed.problem,
+    }

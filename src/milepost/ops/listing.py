@@ -1,0 +1,144 @@
+"""What `milepost ls` tells: the runs below a folder, and the checkpoints of a run, from their summaries alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from milepost.errors import DamagedError, MilepostError
+from milepost.folder import names
+from milepost.folder.attempts import Owner, alive, attempt_numbers, read_record
+from milepost.folder.lineage import lineage, newest_attempt, read_records
+from milepost.folder.retention import best_of
+from milepost.folder.run import Listed, RunFolder
+from milepost.folder.tags import Tag, read_tags
+from milepost.ops.refs import wording
+
+Branch = Literal["current", "abandoned", "superseded", "unreadable"]
+"""Where a checkpoint stands: in the lineage of the newest attempt, on a branch it does not continue, replaced by a
+later attempt at the same step, or nowhere, since its summary cannot be read."""
+
+
+class Row(NamedTuple):
+    """One checkpoint, and what the run says of it."""
+
+    listed: Listed
+    branch: Branch
+    latest: bool
+    best: bool
+    tags: tuple[str, ...]
+
+
+class Life(NamedTuple):
+    """How the newest attempt is doing.
+
+    `state` is "running", or how it ended: "complete", "stopped" (by a signal), "closed", "failed", "died" (without a
+    word), or "new" if no attempt was made. `heartbeat` is the age of its last sign of life in seconds, while it runs.
+    """
+
+    attempts: int
+    state: str
+    owner: Owner | None = None
+    heartbeat: float | None = None
+
+
+class Listing(NamedTuple):
+    """One run: its checkpoints by step, then attempt, and the bytes they take on disk. `problems` are things beside
+    them that could not be read."""
+
+    run: RunFolder
+    rows: list[Row]
+    nbytes: int
+    life: Life
+    problems: list[MilepostError]
+
+    @property
+    def step(self) -> int | None:
+        """The step of the checkpoint that `latest` means."""
+        return next((row.listed.step for row in self.rows if row.latest), None)
+
+
+def list_run(run: RunFolder) -> Listing:
+    """List the checkpoints of `run`. Nothing is written; of each checkpoint one block is read, and the sizes of its
+    files.
+
+    Raises:
+        StorageError: the storage refused.
+    """
+    problems: list[MilepostError] = []
+    with wording("list the run", run.where):
+        checkpoints = run.checkpoints()
+        line = _line(run, checkpoints)
+        tags = _tags(run, problems)
+        life = life_of(run)
+        nbytes = disk_bytes(run, [one.folder for one in checkpoints])
+    tagged: dict[tuple[int, int], list[str]] = {}
+    for name, tag in sorted(tags.items()):
+        tagged.setdefault((tag.attempt, tag.step), []).append(name)
+    in_line = {one.folder for one in line}
+    best = best_of(line, run.info.best) if run.info.best is not None else None
+    rows = []
+    for one in checkpoints:
+        marks = tagged.get((one.summary.attempt, one.step), []) if one.summary is not None else []
+        rows.append(Row(one, _branch(one, in_line), one in line[:1], one is best, tuple(marks)))
+    return Listing(run, rows, nbytes, life, problems)
+
+
+def life_of(run: RunFolder) -> Life:
+    """How the newest attempt of `run` is doing.
+
+    Raises:
+        OSError: the storage refused.
+    """
+    try:
+        numbers = attempt_numbers(run.storage)
+    except FileNotFoundError:
+        numbers = []  # the checkpoints were copied without them
+    if not numbers:
+        return Life(0, "new")
+    owner, age = alive(run.storage, numbers[-1], may_write=False)
+    if owner is not None:
+        return Life(len(numbers), "running", owner, age)
+    try:
+        record = read_record(run.storage, numbers[-1])
+    except DamagedError:
+        record = None  # then nobody knows how it ended
+    return Life(len(numbers), (record.ended if record is not None else None) or "died")
+
+
+def disk_bytes(run: RunFolder, folders: Sequence[str]) -> int:
+    """Bytes that the files in checkpoint `folders` take together, each file counted once however many names it has.
+
+    Raises:
+        OSError: the storage refused.
+    """
+    sizes: dict[tuple[int, int], int] = {}
+    for folder in folders:
+        try:
+            for name in run.storage.list(folder):
+                found = run.storage.stat(f"{folder}/{name}")
+                sizes[found.identity] = found.size
+        except FileNotFoundError:
+            continue  # removed by a live job just now
+    return sum(sizes.values())
+
+
+def _line(run: RunFolder, checkpoints: Sequence[Listed]) -> list[Listed]:
+    records = read_records(run)
+    return lineage(records, checkpoints, newest_attempt(records, checkpoints))
+
+
+def _tags(run: RunFolder, problems: list[MilepostError]) -> dict[str, Tag]:
+    try:
+        return read_tags(run)
+    except DamagedError as error:
+        problems.append(error)
+        return {}
+
+
+def _branch(one: Listed, in_line: set[str]) -> Branch:
+    if one.summary is None:
+        return "unreadable"
+    if not names.is_current(one.folder):
+        return "superseded"
+    return "current" if one.folder in in_line else "abandoned"

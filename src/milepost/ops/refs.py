@@ -1,0 +1,304 @@
+"""REF: how a checkpoint is named, on the command line and in Python alike.
+
+``PLACE[@WHICH]``. PLACE is a run directory or a checkpoint folder, also one that was copied out of its run. WHICH is
+``latest`` (the default), ``best``, ``good``, ``step=1200``, ``~2``, a tag or the name of a checkpoint folder (see
+`milepost.folder.which`).
+
+A path that exists as it stands is a PLACE, whatever is in its name. Otherwise the last ``@`` divides the two, unless
+a ``/`` follows it: WHICH never has one, folders do.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, NamedTuple
+
+from milepost.errors import FormatError, MilepostError, NotFoundError, ReferenceSyntaxError
+from milepost.folder import names
+from milepost.folder.run import Listed, RunFolder
+from milepost.folder.which import find
+from milepost.ops import foreign
+from milepost.storage.base import Storage, storage_error
+from milepost.storage.local import LocalStorage
+
+if TYPE_CHECKING:
+    from milepost.folder.checkpoint import Checkpoint
+
+DEEPEST = 4
+"""Levels of folders that `runs_below` goes down."""
+
+
+class Ref(NamedTuple):
+    """A place, and which checkpoint of it is meant (None where nothing was said).
+
+    Example:
+        >>> Ref.parse("runs/mnist@step=1200")
+        Ref(place='runs/mnist', which='step=1200')
+    """
+
+    place: str
+    which: str | None = None
+
+    @classmethod
+    def parse(cls, text: str | os.PathLike[str]) -> Ref:
+        """Read a REF.
+
+        Raises:
+            ReferenceSyntaxError: a part is missing, or the text can be no path.
+        """
+        text = os.fspath(text)
+        if "\0" in text:
+            raise ReferenceSyntaxError("a path has no NUL in it", found=ascii(text))
+        if not text:
+            raise ReferenceSyntaxError("an empty REF", expected="PLACE[@WHICH]")
+        if os.path.lexists(text):
+            return cls(text)
+        place, at, which = text.rpartition("@")
+        if not at or "/" in which:
+            return cls(text)
+        if not place:
+            raise ReferenceSyntaxError(
+                "a REF begins with a place", found=text, hint=f".{text} means the current folder"
+            )
+        if not which:
+            raise ReferenceSyntaxError(
+                "nothing follows the @", found=text, expected="latest, best, good, step=N, ~N or a tag"
+            )
+        return cls(place, which)
+
+    def __str__(self) -> str:
+        return self.place if self.which is None else f"{self.place}@{self.which}"
+
+
+def open(ref: str | os.PathLike[str] | Ref) -> Checkpoint:  # noqa: A001 - it is milepost.open
+    """Open a checkpoint for reading; its manifest is read and checked at once, tensors on demand.
+
+    Raises:
+        ReferenceSyntaxError: `ref` cannot be read.
+        NotFoundError: there is no such place, or no such checkpoint in the run.
+        MetricError: ``best`` in a run whose metric is not known.
+        FormatError: something else than a checkpoint of milepost, or written by a newer one.
+        DamagedError: the manifest was changed or cut short.
+        StorageError: the storage refused.
+
+    Example:
+        >>> milepost.open("runs/mnist@best")["model/fc1.weight"].shape
+        (512, 784)
+    """
+    from milepost.folder.checkpoint import Checkpoint  # numpy, which a listing does without
+
+    ref = ref if isinstance(ref, Ref) else Ref.parse(ref)
+    kind = _kind(ref.place)
+    if kind == "checkpoint":
+        _one_only(ref)
+        return Checkpoint(_checkpoint_storage(ref.place))
+    run = open_run(ref.place)
+    with wording("read the run", run.where):
+        listed = find(run, ref.which or "latest")
+        for _ in range(3):
+            try:
+                return Checkpoint(run.storage.child(listed.folder))
+            except NotFoundError:
+                # A live job may have removed it just now; `latest` is then another one.
+                again = find(run, ref.which or "latest")
+                if again.folder == listed.folder:
+                    raise
+                listed = again
+        return Checkpoint(run.storage.child(listed.folder))
+
+
+def open_run(place: str | os.PathLike[str]) -> RunFolder:
+    """Open the run directory `place`.
+
+    Raises:
+        NotFoundError: it is not there, or is no run directory.
+        FormatError: something else, or written by a newer milepost.
+        StorageError: the storage refused.
+    """
+    place = os.fspath(place)
+    kind = _kind(place)
+    if kind == "run":
+        return RunFolder.open(LocalStorage(place))
+    if kind == "checkpoint":
+        run = _run_around(place)
+        raise NotFoundError(
+            "this is one checkpoint, not a run directory", where=place, hint=f"its run is {run}" if run else None
+        )
+    raise _nothing_of_ours(place, kind)
+
+
+def run_of(ref: Ref) -> RunFolder:
+    """The run that `ref` names, or that the checkpoint folder it names stands in.
+
+    Raises:
+        as `open_run` does; NotFoundError too if a checkpoint folder stands in no run.
+    """
+    if _kind(ref.place) != "checkpoint":
+        return open_run(ref.place)
+    _one_only(ref)
+    around = _run_around(ref.place)
+    if around is None or names.parse_step(_folder_name(ref.place)) is None:
+        raise NotFoundError("this checkpoint folder stands in no run", where=ref.place)
+    return open_run(around)
+
+
+def locate(ref: str | os.PathLike[str] | Ref) -> tuple[RunFolder, Listed]:
+    """The run and the checkpoint in it that `ref` names, by its summary alone.
+
+    Raises:
+        as `run_of` and `open` do.
+    """
+    ref = ref if isinstance(ref, Ref) else Ref.parse(ref)
+    run = run_of(ref)
+    with wording("read the run", run.where):
+        if _kind(ref.place) == "checkpoint":
+            return run, run.look(_folder_name(ref.place))
+        return run, find(run, ref.which or "latest")
+
+
+def checkpoint_folders(ref: Ref) -> list[Storage]:
+    """The checkpoint folders that `ref` means: one, or all of a run if it does not say which. They may be damaged.
+
+    Raises:
+        as `open` does, but for what is wrong inside a checkpoint.
+    """
+    if _kind(ref.place) == "checkpoint":
+        _one_only(ref)
+        return [_checkpoint_storage(ref.place)]
+    run = open_run(ref.place)
+    with wording("read the run", run.where):
+        if ref.which is not None:
+            return [run.storage.child(find(run, ref.which).folder)]
+        return [run.storage.child(name) for name in run.storage.list() if names.parse_step(name) is not None]
+
+
+def is_run(place: str) -> bool:
+    """Whether `place` is a run directory."""
+    return os.path.isfile(os.path.join(place, names.RUN))
+
+
+def is_checkpoint(place: str) -> bool:
+    """Whether `place` is a checkpoint folder."""
+    return os.path.isfile(os.path.join(place, names.MANIFEST))
+
+
+def runs_below(
+    folder: str, depth: int = DEEPEST, on_unreadable: Callable[[MilepostError], None] | None = None
+) -> list[str]:
+    """The run directories in `folder` (it may be one itself), as paths relative to what it is relative to, sorted.
+
+    Symbolic links and hidden folders are not entered, nor are run directories.
+
+    Args:
+        folder: where to begin.
+        depth: levels to go down.
+        on_unreadable: told of folders that cannot be listed; without it they are errors.
+
+    Raises:
+        NotFoundError: there is no such folder.
+        FormatError: it is something else.
+        StorageError: it cannot be listed.
+    """
+    if not os.path.isdir(folder):
+        raise _nothing_of_ours(folder, _kind(folder))
+    found = []
+    waiting = [(folder, 0)]
+    while waiting:
+        here, level = waiting.pop()
+        if is_run(here):
+            found.append(here)
+            continue
+        if level == depth:
+            continue
+        try:
+            with wording("list the folder", here), os.scandir(here) as entries:
+                inside = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+        except MilepostError as error:
+            if on_unreadable is None or level == 0:
+                raise
+            on_unreadable(error)
+            continue
+        waiting += [
+            (os.path.normpath(os.path.join(here, name)), level + 1) for name in inside if not name.startswith(".")
+        ]
+    return sorted(found)
+
+
+@contextmanager
+def wording(doing: str, where: str) -> Iterator[None]:
+    """Turn what the storage raises into milepost's own errors."""
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(error, doing, error.filename or where) from error
+
+
+def _kind(place: str) -> str:
+    """What `place` is: "run", "checkpoint", "folder", "file", "url" or "nothing"."""
+    if "://" in place:
+        return "url"
+    marks = {names.RUN: "run", names.MANIFEST: "checkpoint", "": "folder"}
+    for name, kind in marks.items():
+        with wording("look at the place", place), suppress(FileNotFoundError, NotADirectoryError):
+            os.stat(os.path.join(place, name))
+            return kind
+    return "file" if os.path.lexists(place) else "nothing"
+
+
+def _checkpoint_storage(place: str) -> LocalStorage:
+    # A link such as `latest` may be moved while the checkpoint is being read: follow it once.
+    return LocalStorage(os.path.realpath(place) if os.path.islink(place.rstrip("/")) else place)
+
+
+def _folder_name(place: str) -> str:
+    return os.path.basename(_checkpoint_storage(place).root)
+
+
+def _run_around(place: str) -> str | None:
+    """The run directory that checkpoint folder `place` stands in, as it would be written; None if there is none."""
+    above = os.path.dirname(_checkpoint_storage(place).root)
+    if not is_run(above):
+        return None
+    return above if os.path.isabs(place) else os.path.relpath(above)
+
+
+def _one_only(ref: Ref) -> None:
+    if ref.which is not None:
+        run = _run_around(ref.place)
+        raise ReferenceSyntaxError(
+            "a checkpoint folder is one checkpoint: @ follows a run directory",
+            found=str(ref),
+            hint=f"{run}@{ref.which}" if run else None,
+        )
+
+
+def _nothing_of_ours(place: str, kind: str) -> MilepostError:
+    """The error for a place that is neither run nor checkpoint."""
+    expected = "a run directory or a checkpoint folder of milepost"
+    if kind == "url":
+        return FormatError("milepost opens folders on this machine, not URLs", where=place, expected=expected)
+    if kind == "nothing":
+        near = foreign.similar(place)
+        return NotFoundError(
+            "there is nothing at this place",
+            where=place,
+            expected=expected,
+            hint=f"did you mean {near}?" if near else None,
+        )
+    if os.path.basename(place) in (names.RUN, names.MANIFEST):
+        return FormatError("name the folder, not the file in it", where=place, hint=os.path.dirname(place) or ".")
+    found = foreign.describe(place)
+    if found is not None:
+        return FormatError("milepost does not open this format", where=place, expected=expected, found=found)
+    if kind == "file":
+        return FormatError("this is not a checkpoint of milepost", where=place, expected=expected, found="a file")
+    if os.path.isdir(os.path.join(place, names.ATTEMPTS)):
+        return NotFoundError(f"this run directory has lost its {names.RUN}", where=place, expected=expected)
+    return NotFoundError(
+        "this folder is neither a run directory nor a checkpoint",
+        where=place,
+        expected=expected,
+        hint="`milepost ls FOLDER` lists the runs below a folder",
+    )
