@@ -246,6 +246,18 @@ def test_nothing_but_release_gives_it_back(
     lock = local.lock("file")
     assert lock is not None
 
+    def rename() -> None:
+        local.rename("file", "third")
+        local.link("third", "file")
+
+    def replace() -> None:
+        local.write("third", b"", replace=True)
+        local.remove("second")
+
+    def release_in_child() -> bool:
+        lock.release()
+        return True
+
     uses: dict[str, Callable[[], object]] = {
         "read": lambda: local.read("file"),
         "read another name": lambda: local.read("second", 1, 1),
@@ -260,10 +272,10 @@ def test_nothing_but_release_gives_it_back(
         "another file": lambda: local.read("other"),
         "fail to read": lambda: fails(lambda: local.read("file", -1, 1)),
         "fail to create": lambda: fails(lambda: local.create("file", 1)),
-        "rename": lambda: (local.rename("file", "third"), local.link("third", "file")),
-        "replace": lambda: (local.write("third", b"", replace=True), local.remove("second")),
+        "rename": rename,
+        "replace": replace,
         "a child": lambda: in_child(lambda: local.read("file") != b""),
-        "a child's release": lambda: in_child(lambda: lock.release() is None),
+        "a child's release": lambda: in_child(release_in_child),
     }
     for name, use in uses.items():
         for _ in range(3 if name in {"read", "read_into", "append", "locked", "lock"} else 1):

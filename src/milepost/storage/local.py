@@ -83,7 +83,8 @@ class _LockTable:
                     held = self._held.get(_identity(os.stat(path)))
                     if held and held.spare.get(flags):
                         return held.spare[flags].pop()
-            return os.open(path, flags | os.O_CLOEXEC, 0o666)
+        # Not guarded, as it may take long: a lock taken meanwhile is met by `close`.
+        return os.open(path, flags | os.O_CLOEXEC, 0o666)
 
     def close(self, fd: int, flags: int = -1) -> None:
         """Close a descriptor opened with `flags`, or keep it while its file is locked."""
