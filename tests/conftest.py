@@ -20,8 +20,8 @@ from milepost.folder.names import file_stems
 from milepost.folder.retention import Keep
 from milepost.folder.run import Listed, RunFolder
 from milepost.folder.snapshot import IO_BLOCK, Position, Snapshot
-from milepost.folder.writer import aligned
-from milepost.storage.base import BLOCK
+from milepost.storage.pages import Pages
+from milepost.storage.base import BLOCK, Storage
 from milepost.storage.local import LocalStorage
 
 Array = npt.NDArray[Any]
@@ -36,7 +36,7 @@ class ArraysFile:
         self.item = item
         self.layout: Layout = plan((key, kinds[path], arrays[path].shape) for key, path in by_key.items())
         self.paths = tuple(by_key[entry.key] for entry in self.layout.entries)
-        self._image = aligned(-(-self.layout.size // BLOCK) * BLOCK)
+        self._image = Pages(-(-self.layout.size // BLOCK) * BLOCK).view
         self._image[: len(self.layout.header)] = self.layout.header
         for entry, path in zip(self.layout.entries, self.paths, strict=True):
             self._image[entry.offset : entry.offset + entry.nbytes] = arrays[path].tobytes()
@@ -62,9 +62,9 @@ def snapshot(
 class Job:
     """One attempt of a run, saving when told. Ends with `end`, or as a killed job would with `die`."""
 
-    def __init__(self, where: Path, *, parent: Parent | None = None, keep: Keep | None = None) -> None:
+    def __init__(self, where: Path | Storage, *, parent: Parent | None = None, keep: Keep | None = None) -> None:
         self.keep = keep or Keep(last=None)
-        self.run = RunFolder.create(LocalStorage(where))
+        self.run = RunFolder.create(LocalStorage(where) if isinstance(where, Path) else where)
         if self.keep.best_by is not None:
             self.run.info.best = self.keep.best_by
             self.run.save_info()
@@ -112,7 +112,7 @@ def start_job(tmp_path: Path) -> Iterator[Callable[..., Job]]:
     test ends."""
     jobs: list[Job] = []
 
-    def start(where: Path | None = None, **options: Any) -> Job:
+    def start(where: Path | Storage | None = None, **options: Any) -> Job:
         jobs.append(Job(where or tmp_path / "run", **options))
         return jobs[-1]
 
@@ -123,10 +123,28 @@ def start_job(tmp_path: Path) -> Iterator[Callable[..., Job]]:
 
 
 @pytest.fixture
+def branched(start_job: Callable[..., Job]) -> RunFolder:
+    """A run with two attempts: the first saved steps 100 to 400 and was killed, the second went back to 200 and saved 300 and, with
+    NaN in it, 350. So 400 is abandoned, the first 300 superseded, and the best (smallest) val_loss is at the second 300."""
+    keep = Keep(last=None, best="val_loss")
+    first = start_job(keep=keep)
+    for step in (100, 200, 300, 400):
+        first.save(step, val_loss=2 / step)
+    first.die()
+    second = start_job(keep=keep, parent=Parent(1, 200))
+    second.save(300, val_loss=1 / 300)
+    bad = small_state(350)
+    bad["model"]["head.weight"][0] = np.nan
+    second.save(350, bad, loss=float("nan"))
+    second.end("stopped")
+    return second.run
+
+
+@pytest.fixture
 def make_run(start_job: Callable[..., Job]) -> Callable[..., RunFolder]:
     """Make a complete run with checkpoints at `steps`."""
 
-    def make(where: Path | None = None, steps: tuple[int, ...] = (100, 200, 300), **options: Any) -> RunFolder:
+    def make(where: Path | Storage | None = None, steps: tuple[int, ...] = (100, 200, 300), **options: Any) -> RunFolder:
         job = start_job(where, **options)
         for step in steps:
             job.save(step, epoch=step // 200, batch=step % 200, loss=1 / step)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from milepost.errors import DamagedError, MilepostError, StorageError
 from milepost.folder import names
 from milepost.folder.checkpoint import SCAN_BYTES, Checkpoint
-from milepost.folder.writer import aligned
+from milepost.storage.pages import Pages
 
 
 class Finding(NamedTuple):
@@ -29,7 +29,7 @@ def verify_quickly(checkpoint: Checkpoint) -> list[Finding]:
 def verify_fully(checkpoint: Checkpoint, on_block: Callable[[int], None] | None = None) -> list[Finding]:
     """Every byte of every file against its digest. Takes 32 MiB of memory; `on_block` is told the number of bytes after each block."""
     files = checkpoint.manifest.files
-    room = aligned(SCAN_BYTES)
+    room = Pages(SCAN_BYTES).view
     found = [
         Finding(name, file.size, _problem(checkpoint.scan_file, name, room, on_block)) for name, file in files.items()
     ]

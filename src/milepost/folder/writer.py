@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from milepost.core.digest import Checker, file_digest
 from milepost.core.layout import Entry, Layout, overlaps, plan
 from milepost.core.manifest import File, Shard
@@ -19,6 +17,7 @@ from milepost.folder.sharing import Base, Reuse, holds_only, reuse
 from milepost.folder.snapshot import IO_BLOCK, StagedFile
 from milepost.folder.worker import Task, Worker
 from milepost.storage.base import BLOCK, Storage
+from milepost.storage.pages import Pages
 
 
 class Written(NamedTuple):
@@ -179,7 +178,7 @@ class _Blocks:
     """Gathers bytes into aligned blocks, three in turn: one being filled, one handed out, one still being written."""
 
     def __init__(self) -> None:
-        self._memory = [aligned(IO_BLOCK) for _ in range(3)]
+        self._memory = [Pages(IO_BLOCK).view for _ in range(3)]
         self._turn = 0
         self._filled = 0
         self._offset = 0
@@ -200,10 +199,3 @@ class _Blocks:
             self._offset += self._filled
             self._turn = (self._turn + 1) % 3
             self._filled = 0
-
-
-def aligned(size: int) -> memoryview:
-    """`size` bytes of memory that begin at a page boundary."""
-    raw = np.empty(size + BLOCK, np.uint8)
-    start = -raw.ctypes.data % BLOCK
-    return memoryview(raw)[start : start + size]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import mmap
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,11 +11,7 @@ from milepost.core.adapter import LeafInfo, TensorAdapter
 from milepost.core.layout import Layout
 from milepost.folder.snapshot import IO_BLOCK
 from milepost.storage.base import BLOCK
-
-_MADV_HUGEPAGE = 14
-_MADV_POPULATE_WRITE = 23
-_POPULATE_BYTES = 64 << 20
-_libc = ctypes.CDLL(None, use_errno=True)
+from milepost.storage.pages import Pages
 
 
 @dataclass(slots=True)
@@ -32,38 +27,17 @@ class Leaf:
     deferred: bool = False
 
 
-class Memory:
-    """Page-aligned host memory. On first touch it is backed by huge pages where the kernel gives them: 1.2 GB then cost
-    600 page faults rather than 300,000."""
-
-    def __init__(self, size: int) -> None:
-        self.size = -(-size // BLOCK) * BLOCK
-        self._map = mmap.mmap(-1, max(self.size, BLOCK))
-        self.view = memoryview(self._map)
-        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
-        # Only advice: without huge pages everything works the same, slower.
-        _libc.madvise(ctypes.c_void_p(self.address), ctypes.c_size_t(len(self._map)), _MADV_HUGEPAGE)
-
-
-    def touch(self) -> None:
-        """Have the kernel back all of it now. Fresh memory takes 10 to 50 times as long to write as used memory."""
-        for start in range(0, self.size, _POPULATE_BYTES):
-            part = ctypes.c_size_t(min(_POPULATE_BYTES, self.size - start))
-            if _libc.madvise(ctypes.c_void_p(self.address + start), part, _MADV_POPULATE_WRITE):
-                return  # a kernel before 5.14: the first snapshot is slower, in the background
-
-
 class Pool:
-    """Memory that is handed out by name and kept for the next time: one block per file, never two of a name at once."""
+    """Pages that is handed out by name and kept for the next time: one block per file, never two of a name at once."""
 
     def __init__(self) -> None:
-        self._held: dict[str, Memory] = {}
+        self._held: dict[str, Pages] = {}
 
-    def take(self, name: str, size: int) -> Memory:
-        """Memory of at least `size` bytes, the same as last time if it still fits and is not wastefully large."""
+    def take(self, name: str, size: int) -> Pages:
+        """Pages of at least `size` bytes, the same as last time if it still fits and is not wastefully large."""
         held = self._held.get(name)
         if held is None or not size <= held.size <= 2 * size + IO_BLOCK:
-            held = self._held[name] = Memory(size)
+            held = self._held[name] = Pages(size)
         return held
 
     def forget(self, names: Sequence[str]) -> None:
@@ -87,7 +61,7 @@ class Image:
         memory: where the image goes.
     """
 
-    def __init__(self, item: str, layout: Layout, leaves: Sequence[Leaf], memory: Memory) -> None:
+    def __init__(self, item: str, layout: Layout, leaves: Sequence[Leaf], memory: Pages) -> None:
         self.item, self.layout, self.leaves, self.memory = item, layout, leaves, memory
         self.paths = tuple(leaf.path for leaf in leaves)
         self._staged = 0
@@ -157,7 +131,7 @@ class Stream:
 
     BLOCKS = 3
 
-    def __init__(self, item: str, layout: Layout, leaves: Sequence[Leaf], memory: Memory) -> None:
+    def __init__(self, item: str, layout: Layout, leaves: Sequence[Leaf], memory: Pages) -> None:
         assert memory.size >= self.BLOCKS * IO_BLOCK
         self.item, self.layout, self.leaves, self.memory = item, layout, leaves, memory
         self.paths = tuple(leaf.path for leaf in leaves)

@@ -148,7 +148,8 @@ class Persister:
             return None, problem
         except Exception as problem:  # noqa: BLE001 - a save must not take the training down; whoever asks gets it
             failed = SaveFailedError(
-                f"the save of step {snapshot.position.step} failed: {type(problem).__name__}: {problem}", where=self._where
+                f"the save of step {snapshot.position.step} failed: {type(problem).__name__}: {problem}",
+                where=self._where,
             )
             failed.__cause__ = problem
             return None, failed

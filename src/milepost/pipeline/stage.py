@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 from milepost.core.layout import Layout, plan
 from milepost.core.manifest import Tensor
 from milepost.folder.snapshot import IO_BLOCK, Position, Snapshot, StagedFile, TornSnapshot
-from milepost.pipeline.images import Image, Leaf, Memory, Pool, Stream
+from milepost.pipeline.images import Image, Leaf, Pool, Stream
+from milepost.storage.pages import Pages
 
 
 @dataclass(frozen=True)
@@ -208,9 +209,11 @@ class Stager:
 
     def _image(self, item: str, leaves: Sequence[Leaf]) -> Image:
         plan = self._plans[item]
-        return Image(item, plan.layout, [leaves[index] for index in plan.order], self._pool.take(item, plan.layout.size))
+        return Image(
+            item, plan.layout, [leaves[index] for index in plan.order], self._pool.take(item, plan.layout.size)
+        )
 
-    def _stream(self, item: str, leaves: Sequence[Leaf], memory: Memory) -> Stream:
+    def _stream(self, item: str, leaves: Sequence[Leaf], memory: Pages) -> Stream:
         plan = self._plans[item]
         return Stream(item, plan.layout, [leaves[index] for index in plan.order], memory)
 
