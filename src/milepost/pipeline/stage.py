@@ -145,9 +145,12 @@ class Stager:
         if self.max_memory is not None and needed > self.max_memory:
             return
         memories = [self._pool.take(item, self._plans[item].layout.size) for item in captured.leaves]
-        threading.Thread(
-            target=lambda: [memory.touch() for memory in memories], name="milepost-prepare", daemon=True
-        ).start()
+
+        def touch() -> None:
+            for memory in memories:
+                memory.touch()
+
+        threading.Thread(target=touch, name="milepost-prepare", daemon=True).start()
 
     def room(self, name: str, size: int) -> memoryview:
         """Page-aligned memory for reading a file of a checkpoint; the next snapshot uses the same memory again."""
@@ -174,11 +177,11 @@ class Stager:
             staged.run()
 
     def _plan(self, item: str, leaves: Sequence[Leaf]) -> _Plan:
-        signature = tuple(
+        ties = _ties(leaves)
+        signature: tuple[object, ...] = tuple(
             (leaf.path, leaf.info.dtype.name, leaf.info.shape, leaf.info.strides, leaf.info.device, leaf.trained)
             for leaf in leaves
         )
-        ties = _ties(leaves)
         signature += tuple(ties.items())
         known = self._plans.get(item)
         if known is not None and known.signature == signature:
