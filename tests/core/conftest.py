@@ -14,7 +14,6 @@ from hypothesis import HealthCheck, settings
 
 from milepost.core.values import Foreign
 
-
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")  # how fast this machine is just now is not what is tested
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from milepost.core.paths import Marked, escape
-from milepost.core.scalars import EXACT, read_str
+from milepost.core.scalars import EXACT, read_bytes, read_str
 
 KEY_LENGTH = 100
 """Characters in a path that a key takes at most which is no string."""
@@ -113,6 +113,8 @@ def _tagged(tag: str, payload: Any) -> Iterator[str]:
             yield payload
         case "str", str():
             yield repr(read_str(payload))
+        case "bytes", str():
+            yield _bytes(payload)
         case "tuple", [only]:
             yield from _group("(", [_pieces(only)], ",)")
         case "tuple", list():
@@ -133,6 +135,13 @@ def _tagged(tag: str, payload: Any) -> Iterator[str]:
             yield from _group(tag + "(", [_pieces(items)], ")")
         case _:
             yield from _group(tag + "(", [_pieces(payload)], ")")
+
+
+def _bytes(text: str) -> str:
+    try:
+        return repr(read_bytes(text))
+    except ValueError:
+        return f"bytes({text!r})"
 
 
 def _short(name: str) -> str:

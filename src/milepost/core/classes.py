@@ -34,9 +34,9 @@ def find(name: str) -> type | None:
 
 
 def attribute(kind: type, name: str) -> object:
-    """What class `kind` or a base of it has under `name`, not bound to anything; None if nothing. Runs no code either."""
+    """What class `kind` or a base of it has under `name`, not bound to anything; None if nothing. Runs no code."""
     for base in type.__getattribute__(kind, "__mro__"):
         names = type.__getattribute__(base, "__dict__")
         if name in names:
-            return names[name]  # type: ignore[no-any-return]
+            return names[name]
     return None

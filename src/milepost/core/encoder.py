@@ -38,7 +38,7 @@ class Encoder:
     def __init__(self, is_leaf: Callable[[Any], bool]) -> None:
         self.is_leaf = is_leaf
         self.leaves: dict[str, Any] = {}
-        self._around: dict[int, str] = {}  # the containers that the current value is in: id -> path
+        self._around: dict[int, str] = {}  # the containers around the current value: id -> path
         self._sealed = 0  # > 0 within `_plain`
 
     def value(self, value: Any, path: str) -> Any:
@@ -66,7 +66,7 @@ class Encoder:
         return encoded
 
     def _plain(self, encode: Callable[[Any, str], Any], value: Any, path: str) -> Any:
-        """The JSON of keys, of elements of a set or of what a scalar consists of: none of these has a path of its own."""
+        """The JSON of keys, elements of a set or what a scalar consists of: none of these has a path of its own."""
         self._sealed += 1
         try:
             encoded = encode(value, path)
@@ -102,23 +102,25 @@ class Encoder:
     def _dict(self, value: Mapping[Any, Any], path: str) -> Any:
         if not value:
             return {}
-        keys, items = list(value), list(value.values())
+        # Keys and values by one call, so that a thread that adds or removes a key cannot come between. They are of one
+        # length; zip's own check of that takes a tenth of the whole walk.
+        keys, items = zip(*value.items())  # noqa: B905
         if set(map(type, keys)) != {str}:
             return self._pairs(keys, items, path)
         joined = "".join(keys)
-        ordinary = joined.isascii() and not ("~" in joined or "/" in joined or "" in value)
+        ordinary = joined.isascii() and not ("~" in joined or "/" in joined or "" in keys)
         if not (ordinary or is_text(joined)):
             return self._pairs(keys, items, path)
-        parts = keys if ordinary else list(map(escape, keys))
+        parts = keys if ordinary else map(escape, keys)
         under = below(path)
         if all(map(self.is_leaf, items)) and not self._sealed:
-            for part, item in zip(parts, items, strict=True):
+            for part, item in zip(parts, items):  # noqa: B905
                 self.leaves[under + part] = item
-            return {"$tensors": {"under": path, "names": keys}}
+            return {"$tensors": {"under": path, "names": list(keys)}}
         if "$" in joined and any(key.startswith("$") for key in keys):
             return self._pairs(keys, items, path)
         encoded = {}
-        for key, part, item in zip(keys, parts, items, strict=True):
+        for key, part, item in zip(keys, parts, items):  # noqa: B905
             native = NATIVE.get(type(item))
             encoded[key] = self.value(item, under + part) if native is None else native(item)
         return encoded

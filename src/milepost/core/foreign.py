@@ -30,14 +30,11 @@ class Foreign:
 
     def __repr__(self) -> str:
         content = self.content
-        if isinstance(content, dict) and "class" in content:
-            if "fields" in content:
-                shown = {**content["fields"], **content.get("attributes", {})}
-                return (
-                    f"<foreign {content['class']}({', '.join(f'{name}={value!r}' for name, value in shown.items())})>"
-                )
-            if "name" in content:
-                return f"<foreign {content['class']}.{content['name']}: {content.get('value')!r}>"
+        if self.tag in ("namedtuple", "dataclass"):
+            fields = {**content["fields"], **content.get("attributes", {})}
+            return f"<foreign {content['class']}({', '.join(f'{name}={value!r}' for name, value in fields.items())})>"
+        if self.tag == "enum":
+            return f"<foreign {content['class']}.{content['name']}: {content.get('value')!r}>"
         return f"<foreign {self.tag} {content!r}>"
 
 
