@@ -1,5 +1,6 @@
 """Kinds of values that the adapter of a framework registers."""
 
+import importlib
 import sys
 import types
 
@@ -49,31 +50,37 @@ def test_a_kind_is_known_while_its_framework_is_loaded(monkeypatch):
     assert encode({"on": foreign}) == stored
 
 
-def test_the_adapter_is_loaded_with_the_framework_and_not_before(monkeypatch):
-    adapter = types.ModuleType("test_adapter_values")
-    loaded = []
+FRAMEWORK = """
+class Kind(str):
+    pass
+"""
+ADAPTER = """
+import {framework}
+from milepost.core.values import register
 
-    class Finder:
-        @staticmethod
-        def find_spec(name, path=None, target=None):
-            if name == "test_adapter_values":
-                loaded.append(name)
-                register("test_lazy.kind", [Device], lambda device: device.name, Device, shape=str)
-                return types.SimpleNamespace(
-                    loader=types.SimpleNamespace(create_module=lambda spec: adapter, exec_module=lambda module: None),
-                    name=name, submodule_search_locations=None, origin=None, has_location=False, parent="", cached=None,
-                    _initializing=False,
-                )  # fmt: skip
-            return None
+register("{framework}.kind", [{types}], str, {framework}.Kind, shape=str)
+"""
 
-    monkeypatch.setattr(sys, "meta_path", [Finder, *sys.meta_path])
-    monkeypatch.setitem(codecs.ADAPTERS, "test_lazy", "test_adapter_values")
-    stored = {"$test_lazy.kind": "gpu"}
+
+@pytest.mark.parametrize("first", ["encode", "decode"])
+@pytest.mark.parametrize("by", ["type", "name"])
+def test_the_adapter_is_loaded_with_the_framework_and_not_before(first, by, tmp_path, monkeypatch):
+    framework, adapter = f"framework_{first}_{by}", f"adapter_{first}_{by}"
+    names = f"{framework}.Kind" if by == "type" else f"'{framework}:Kind'"
+    (tmp_path / f"{framework}.py").write_text(FRAMEWORK)
+    (tmp_path / f"{adapter}.py").write_text(ADAPTER.format(framework=framework, types=names))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(codecs.ADAPTERS, framework, adapter)
+    stored = {f"${framework}.kind": "gpu"}
+
     assert isinstance(decode(stored), Foreign)
-    assert not loaded
-    monkeypatch.setitem(sys.modules, "test_lazy", types.ModuleType("test_lazy"))
-    assert decode(stored) == Device("gpu")
-    assert loaded == ["test_adapter_values"]
+    assert not {framework, adapter} & set(sys.modules)
+    kind = importlib.import_module(framework).Kind
+    for call in (encode, decode) if first == "encode" else (decode, encode):
+        if call is encode:
+            assert encode(kind("gpu")) == stored
+        else:
+            assert type(decode(stored)) is kind
 
 
 def test_a_class_that_borrows_a_name_is_not_taken_for_it():

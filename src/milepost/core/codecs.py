@@ -77,17 +77,13 @@ def _enter(types: Iterable[type | str], entry: Codec | str) -> None:
 
 def for_type(kind: type) -> Codec | str | None:
     """How values of exactly this type are stored, a hint if they are refused, or None if nothing is known."""
-    entry = _by_type.get(kind)
-    if entry is not None:
-        return entry
-    name = classes.name_of(kind)
-    if name not in _by_name:
-        _load_adapter(str(kind.__module__).partition(".")[0])
-    entry = _by_name.get(name)
-    if entry is not None and classes.find(name) is kind:  # any class can claim any name
-        _by_type[kind] = entry
-        return entry
-    return None
+    if kind not in _by_type:
+        name = classes.name_of(kind)
+        if name not in _by_name:
+            _load_adapter(str(kind.__module__).partition(".")[0])
+        if name in _by_name and classes.find(name) is kind:  # any class can claim any name
+            _by_type.setdefault(kind, _by_name[name])
+    return _by_type.get(kind)
 
 
 def for_tag(tag: str) -> Codec | None:
