@@ -19,9 +19,7 @@ class Capturer:
     def __init__(self) -> None:
         self._known: dict[str, tuple[weakref.ref[Any], TensorAdapter, LeafInfo, bool]] = {}
 
-    def items(
-        self, items: Iterable[Item], owned: Collection[int]
-    ) -> tuple[dict[str, Any], dict[str, list[Leaf]]]:
+    def items(self, items: Iterable[Item], owned: Collection[int]) -> tuple[dict[str, Any], dict[str, list[Leaf]]]:
         """The structure and live tensors of each item.
 
         Args:

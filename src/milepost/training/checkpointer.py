@@ -107,11 +107,12 @@ class Checkpointer:
         self._watch = SignalWatch(signals, self._display.warn)
         self._closed = False
         self._shielded: dict[int, tuple[object, Iterable[Any]]] = {}
-        self._session = self._open(resume, takeover, override or {})
+        self._session = self._open(resume, takeover, override or {}, anew=False)
         self._watch.install()
 
-    def _open(self, resume: str, takeover: bool, overrides: Mapping[str, Any]) -> Session:
-        """Claim the next attempt of the run, restore what `resume` names, and get ready to train."""
+    def _open(self, resume: str, takeover: bool, overrides: Mapping[str, Any], *, anew: bool) -> Session:
+        """Claim the next attempt of the run, restore what `resume` names, and get ready to train. `anew`: go back to that very
+        checkpoint, even if a branch from it was begun before."""
         due = start(self._every)
         stager = Stager(self._max_memory)
         opened = opening.open_run(
@@ -123,6 +124,7 @@ class Checkpointer:
             takeover=takeover,
             overrides=overrides,
             written_by=self._written_by,
+            anew=anew,
         )
         try:
             saver = Saver(
@@ -205,6 +207,7 @@ class Checkpointer:
             while (epoch := session.progress.epoch) < count:
                 if session.arriving and session.loops.asker is None:
                     session.arrived()
+                session.epoch = epoch
                 yield epoch
                 self._still(session)
                 if session.progress.epoch == epoch:
@@ -285,7 +288,9 @@ class Checkpointer:
                 yield step
                 if session.calls == called:
                     raise StepError(
-                        "run.step was not called in the body of run.steps", where="run.steps", hint="call run.step() once per turn"
+                        "run.step was not called in the body of run.steps",
+                        where="run.steps",
+                        hint="call run.step() once per turn",
                     )
                 session.boundary(None)
         finally:
@@ -310,7 +315,9 @@ class Checkpointer:
                 raise unknown_name(name, self._items)
             if item is not None and not item.replaced:
                 raise ScriptError(
-                    f"{name!r} is an item that is changed in place", where="run.step", hint="give the metric another name"
+                    f"{name!r} is an item that is changed in place",
+                    where="run.step",
+                    hint="give the metric another name",
                 )
         self._session.step(values, step)
 
@@ -356,7 +363,7 @@ class Checkpointer:
         session.saver.close()
         session.loops.close()
         session.end("restored")
-        self._session = self._open(which, False, {})
+        self._session = self._open(which, False, {}, anew=True)
 
     def _still(self, session: Session) -> None:
         if self._session is not session:

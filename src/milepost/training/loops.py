@@ -131,6 +131,11 @@ class Loops:
         return any(loop.current and not loop.finished for loop in self._loops.values())
 
     @property
+    def any(self) -> bool:
+        """Whether there was a pass in this epoch."""
+        return any(loop.current for loop in self._loops.values())
+
+    @property
     def length(self) -> int | None:
         """Batches in the pass that is under way, where that is known."""
         inner = self.innermost()
@@ -165,9 +170,7 @@ class Loops:
         done = {}
         for name, loop in self._loops.items():
             under_way = loop.current and not loop.finished and loop.handed > 0
-            unfinished = under_way and (
-                loop.last_handed > self._last_step or (inner is not None and loop.holds(inner))
-            )
+            unfinished = under_way and (loop.last_handed > self._last_step or (inner is not None and loop.holds(inner)))
             done[name] = loop.handed - 1 if unfinished else loop.handed
         return done
 

@@ -50,8 +50,11 @@ def open_run(
     takeover: bool,
     overrides: Mapping[str, Any],
     written_by: Mapping[str, Any],
+    anew: bool = False,
 ) -> Opened:
     """Open the run in `storage`, creating it if need be, and restore what `resume` names into `items`.
+
+    The same `resume` that opened a branch continues that branch, unless `anew`.
 
     Raises:
         RunBusy: another attempt is alive.
@@ -70,7 +73,7 @@ def open_run(
         raise storage_error(error, "open the run for writing", run.where) from error
     try:
         attempt.record.written_by = dict(written_by)
-        opened = _continue(run, attempt, items, stager, resume, overrides)
+        opened = _continue(run, attempt, items, stager, resume, overrides, anew)
         attempt.save_record()
     except BaseException as problem:
         attempt.end("failed")
@@ -87,6 +90,7 @@ def _continue(
     stager: Stager,
     resume: str,
     overrides: Mapping[str, Any],
+    anew: bool,
 ) -> Opened:
     records = read_records(run)
     checkpoints = run.checkpoints()
@@ -96,7 +100,7 @@ def _continue(
     line = lineage(records, checkpoints, head)
     if resume == "never":
         found: Sequence[Listed] = []
-    elif resume == "latest" or (head_record is not None and head_record.branch == resume):
+    elif resume == "latest" or (head_record is not None and head_record.branch == resume and not anew):
         # The same command that opened a branch continues it.
         attempt.record.branch = head_record.branch if head_record is not None else None
         found = line

@@ -54,7 +54,9 @@ class ResumeReport:
 class LoadedItem:
     """One item of a verified checkpoint in host memory. Implements `milepost.training.items.Loaded`."""
 
-    def __init__(self, name: str, structure: Any, tensors: Mapping[str, Tensor], data: Mapping[str, memoryview]) -> None:
+    def __init__(
+        self, name: str, structure: Any, tensors: Mapping[str, Tensor], data: Mapping[str, memoryview]
+    ) -> None:
         self.name, self.structure, self._data = name, structure, data
         self._by_path = {path: tensor for path, tensor in tensors.items() if path.partition("/")[0] == name}
         self.tensors = {path[len(name) + 1 :]: tensor for path, tensor in self._by_path.items()}

@@ -168,7 +168,9 @@ class Saver:
         """A snapshot that was torn is taken again: the same promise, by copy this time."""
         if self._last is not None and isinstance(self._last.problem, TornSnapshot):
             self._torn, self._last = self._last.again(), None
-            self._note("weights changed outside an optimizer step while they were copied: that snapshot is taken again by copy")
+            self._note(
+                "weights changed outside an optimizer step while they were copied: that snapshot is taken again by copy"
+            )
             self._overlap = False
 
     def _wait_staged(self) -> None:

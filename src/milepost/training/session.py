@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from milepost.errors import MetricError, StepError, UnknownItemError
+from milepost.errors import LoaderError, MetricError, StepError, UnknownItemError
 from milepost.folder.retention import Keep, best_of
 from milepost.folder.snapshot import Position
 from milepost.pipeline.persist import Pending
@@ -44,7 +44,14 @@ class Session:
     """One attempt at work."""
 
     def __init__(
-        self, opened: Opened, items: Mapping[str, Item], saver: Saver, due: Due, keep: Keep, watch: SignalWatch, display: Display
+        self,
+        opened: Opened,
+        items: Mapping[str, Item],
+        saver: Saver,
+        due: Due,
+        keep: Keep,
+        watch: SignalWatch,
+        display: Display,
     ) -> None:
         self.opened, self.items, self.saver, self.keep = opened, items, saver, keep
         self.watch, self.display = watch, display
@@ -56,6 +63,9 @@ class Session:
         self.calls = 0
         """How often ``run.step`` was called."""
         self.in_epochs = self.in_steps = False
+        self.epoch = 0
+        """The epoch that ``run.epochs`` is in."""
+        self._warned = False
         self._rng = GlobalRng()
         self._due = due
         self._cost = SaveCost(lambda: saver.stall_seconds)
@@ -103,7 +113,9 @@ class Session:
         if self._pending_rng is not None:
             absent = self._rng.restore(self._pending_rng)
             if absent:
-                self.display.note(f"random state of {', '.join(absent)} is kept for when they are back: they are not here")
+                self.display.note(
+                    f"random state of {', '.join(absent)} is kept for when they are back: they are not here"
+                )
 
     def arrived(self) -> None:
         """Restore the random state a last time: the place where the state was captured is reached."""
@@ -121,6 +133,15 @@ class Session:
         """Take what ``run.step`` was given, and count."""
         self.calls += 1
         self.saver.poll()
+        if self.arriving and self.loops.asker is not None:
+            raise LoaderError(
+                f"the checkpoint was taken inside run.batches(..., name={self.loops.asker!r}), which this script did not reach",
+                where="run.step",
+                hint="read the data through run.batches under the same name as before, or start again with resume='never'",
+            )
+        if self.in_epochs and not self.loops.any and not self.in_steps and not self._warned:
+            self._warned = True
+            self.display.warn("data is not read through run.batches: after a restart an interrupted epoch begins again")
         for name, value in values.items():
             item = self.items.get(name)
             if isinstance(item, ValueItem):
@@ -132,7 +153,10 @@ class Session:
         self._accumulating = not counted
         if to is not None and to <= self.progress.step:
             raise StepError(
-                "a step goes backwards", where="run.step(step=...)", expected=f"more than {self.progress.step}", found=to
+                "a step goes backwards",
+                where="run.step(step=...)",
+                expected=f"more than {self.progress.step}",
+                found=to,
             )
         if counted or to is not None:
             self.progress.move(step=self.progress.step + 1 if to is None else to, phase=Phase.IN_EPOCH)
@@ -149,6 +173,8 @@ class Session:
 
     def end_epoch(self, values: Mapping[str, Any]) -> None:
         """One more epoch is done. Asks for a save if the policy or a new best value wants one."""
+        if self.in_epochs and self.progress.epoch != self.epoch:
+            raise StepError("run.epoch_end was called twice in one epoch", where=f"epoch {self.epoch}")
         self.metrics.update(values)
         self._metrics_seen |= values.keys()
         self.loops.end_epoch()
@@ -224,8 +250,8 @@ class Session:
     def validating(self) -> None:
         """A loop over validation data is asked for its next batch: answer a signal from the state at the end of the batch loop."""
         if self.watch.received is not None and self._loop_end is not None:
-            position, own = self._loop_end
-            self._save(position, own)
+            if self._unsaved:
+                self._save(*self._loop_end)
             self._stop()
 
     def boundary(self, asker: Loop | None) -> None:
@@ -286,7 +312,11 @@ class Session:
         self.saver.wait()
         received = self.watch.received
         assert received is not None
-        self.display.note(f"{received.name}: step {self.progress.step} is saved; run the same command again to continue")
+        newest = self.saver.newest
+        what = f"step {self.progress.step} is saved"
+        if newest is not None and newest.problem is not None:
+            what = f"step {newest.step} could not be saved, the one before it stands"
+        self.display.note(f"{received.name}: {what}; run the same command again to continue")
         raise Stopped(received.name)
 
     def finish(self) -> None:
