@@ -29,9 +29,8 @@ from milepost.folder.commit import Committer
 from milepost.folder.retention import Keep
 from milepost.folder.run import BestBy, RunFolder
 from milepost.folder.snapshot import IO_BLOCK, Position, Snapshot
-from milepost.folder.writer import aligned
-from milepost.storage.base import BLOCK
 from milepost.storage.local import LocalStorage
+from milepost.storage.pages import Pages
 
 CHECKPOINTS, TENSORS = 1000, 600
 GOAL = 0.4  # seconds
@@ -44,7 +43,7 @@ class ZerosFile:
         self.item = item
         self.layout = plan((path.partition("/")[2], dtypes.dtype("float32"), shape) for path, shape in shapes.items())
         self.paths = tuple(f"{item}/{entry.key}" for entry in self.layout.entries)
-        self._image = aligned(-(-self.layout.size // BLOCK) * BLOCK)
+        self._image = Pages(self.layout.size).view
         self._image[: len(self.layout.header)] = self.layout.header
 
     def blocks(self) -> Iterator[tuple[int, memoryview]]:

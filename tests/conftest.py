@@ -20,9 +20,9 @@ from milepost.folder.names import file_stems
 from milepost.folder.retention import Keep
 from milepost.folder.run import Listed, RunFolder
 from milepost.folder.snapshot import IO_BLOCK, Position, Snapshot
-from milepost.storage.pages import Pages
 from milepost.storage.base import BLOCK, Storage
 from milepost.storage.local import LocalStorage
+from milepost.storage.pages import Pages
 
 Array = npt.NDArray[Any]
 
@@ -124,8 +124,9 @@ def start_job(tmp_path: Path) -> Iterator[Callable[..., Job]]:
 
 @pytest.fixture
 def branched(start_job: Callable[..., Job]) -> RunFolder:
-    """A run with two attempts: the first saved steps 100 to 400 and was killed, the second went back to 200 and saved 300 and, with
-    NaN in it, 350. So 400 is abandoned, the first 300 superseded, and the best (smallest) val_loss is at the second 300."""
+    """A run with two attempts: the first saved steps 100 to 400 and was killed, the second went back to 200 and saved
+    300 and, with NaN in it, 350. So 400 is abandoned, the first 300 superseded, and the best (smallest) val_loss is
+    at the second 300."""
     keep = Keep(last=None, best="val_loss")
     first = start_job(keep=keep)
     for step in (100, 200, 300, 400):
@@ -144,7 +145,9 @@ def branched(start_job: Callable[..., Job]) -> RunFolder:
 def make_run(start_job: Callable[..., Job]) -> Callable[..., RunFolder]:
     """Make a complete run with checkpoints at `steps`."""
 
-    def make(where: Path | Storage | None = None, steps: tuple[int, ...] = (100, 200, 300), **options: Any) -> RunFolder:
+    def make(
+        where: Path | Storage | None = None, steps: tuple[int, ...] = (100, 200, 300), **options: Any
+    ) -> RunFolder:
         job = start_job(where, **options)
         for step in steps:
             job.save(step, epoch=step // 200, batch=step % 200, loss=1 / step)

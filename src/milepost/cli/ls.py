@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from milepost.ops.listing import Life, Listing, Row
 
 _STATES = {"running": "green", "died": "yellow", "failed": "yellow"}
-_BRANCHES = {"abandoned": "dim", "superseded": "dim", "unreadable": "red"}
+_BRANCHES = {"abandoned": "dim", "superseded": "dim", "foreign": "dim", "unreadable": "red"}
 
 
 def ls(
@@ -50,7 +50,7 @@ def ls(
                                metrics_left_out, tensors, bytes, new_bytes, good, why_not_good,
                                branch, latest, best, tags, problem}]}]
         checkpoints is null for runs that were found below a folder; branch is current,
-        abandoned, superseded or unreadable; state is running, complete, stopped, closed,
+        abandoned, superseded, foreign (of another run) or unreadable; state is running, complete, stopped, closed,
         failed, died or new
     """
     from milepost.ops.refs import is_checkpoint, is_run, runs_below

@@ -149,7 +149,7 @@ class Committer:
             storage.rename(final, old)
             storage.rename(draft, final)
         storage.sync_dir()
-        put_away(storage, old, self._attempt.number)
+        put_away(storage, old, self._attempt.number, self._run.info.run)
 
     def tidy(self, newest: Listed) -> list[str]:
         """Move `latest` and `best`, and remove what `Keep` does not keep. Returns the removed folders.
@@ -164,7 +164,7 @@ class Committer:
         best = best_of(line, by) if by is not None else None
         if best is not None:
             self._link("best", best.folder)
-        decisions = decide(self._run.checkpoints(), line, self._keep, read_tags(self._run), self._run.info.run)
+        decisions = decide(self._run.checkpoints(), line, self._keep, read_tags(self._run))
         doomed = [decision.checkpoint.folder for decision in decisions if not decision.keep]
         for folder in doomed:
             remove(self._run, folder, self._attempt.work)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from milepost.core.manifest import SUMMARY_BYTES, decode_summary
 from milepost.errors import MilepostError
 from milepost.folder import names
@@ -30,21 +32,21 @@ def fence(run: Storage, number: int) -> None:
         if committed != name and not exists(run, committed):
             run.rename(f"{fenced}/{name}", committed)
         else:
-            put_away(run, f"{fenced}/{name}", number)
+            put_away(run, f"{fenced}/{name}", number, _identity(run))
     run.sync_dir()
     run.remove_tree(fenced)
 
 
-def put_away(run: Storage, folder: str, number: int) -> None:
-    """Deal with a folder that attempt `number` swapped out or never finished: a checkpoint of another attempt is kept under a
-    name that says it was superseded; anything else is removed."""
+def put_away(run: Storage, folder: str, number: int, identity: str) -> None:
+    """Deal with a folder that attempt `number` of run `identity` swapped out or never finished: a checkpoint of another attempt or
+    run is kept under a name that says it was superseded; anything else is removed."""
     path = f"{folder}/{names.MANIFEST}"
     try:
         summary = decode_summary(run.read(path, 0, SUMMARY_BYTES), path)
     except (OSError, MilepostError):
         run.remove_tree(folder)  # without a readable manifest it is no checkpoint
         return
-    if summary.attempt == number:
+    if (summary.run, summary.attempt) == (identity, number):
         run.remove_tree(folder)
         return
     name = names.superseded(summary.step, summary.attempt)
@@ -53,6 +55,14 @@ def put_away(run: Storage, folder: str, number: int) -> None:
         count += 1
         free = f"{name}.{count}"
     run.rename(folder, free)
+
+
+def _identity(run: Storage) -> str:
+    return msgspec.json.decode(run.read(names.RUN), type=_Identity).run
+
+
+class _Identity(msgspec.Struct):
+    run: str
 
 
 def exists(run: Storage, path: str) -> bool:

@@ -29,15 +29,14 @@ def read_records(run: RunFolder) -> dict[int, Record]:
 
 def newest_attempt(records: Mapping[int, Record], checkpoints: Sequence[Listed]) -> int | None:
     """The attempt whose lineage `latest` means: the newest that began or saved anything."""
-    saved = {one.summary.attempt for one in checkpoints if one.summary is not None}
-    return max(saved | set(records), default=None)
+    return max(_saved(checkpoints) | set(records), default=None)
 
 
 def lineage(records: Mapping[int, Record], checkpoints: Sequence[Listed], attempt: int | None) -> list[Listed]:
     """The checkpoints `attempt` stands on, newest first.
 
     Where the record of an attempt is missing (the folder was copied without it), the next lower attempt is taken for its parent.
-    Folders whose summary cannot be read belong to no attempt and come last.
+    Folders whose summary cannot be read, and those of other runs, belong to no attempt and are not in it.
     """
     found: list[Listed] = []
     bound: int | None = None
@@ -45,14 +44,17 @@ def lineage(records: Mapping[int, Record], checkpoints: Sequence[Listed], attemp
         own = [
             one
             for one in checkpoints
-            if one.summary is not None and one.summary.attempt == attempt and (bound is None or one.step <= bound)
+            if one.summary is not None
+            and not one.foreign
+            and one.summary.attempt == attempt
+            and (bound is None or one.step <= bound)
         ]
         # A crash between two renames can leave a checkpoint under a set-aside name beside, never instead of, its successor.
         own.sort(key=lambda one: (one.step, one.current), reverse=True)
         found += own
         record = records.get(attempt)
         if record is None:
-            lower = {one.summary.attempt for one in checkpoints if one.summary is not None} | set(records)
+            lower = _saved(checkpoints) | set(records)
             attempt, bound = max((number for number in lower if number < attempt), default=None), None
         elif record.parent is None or record.parent.run is not None:
             break
@@ -65,3 +67,8 @@ def of_run(run: RunFolder, attempt: int | None = None) -> list[Listed]:
     """The lineage of `attempt`, or of the newest one, as it is on disk now."""
     records, checkpoints = read_records(run), run.checkpoints()
     return lineage(records, checkpoints, attempt or newest_attempt(records, checkpoints))
+
+
+def _saved(checkpoints: Sequence[Listed]) -> set[int]:
+    """The attempts that saved something."""
+    return {one.summary.attempt for one in checkpoints if one.summary is not None and not one.foreign}

@@ -95,7 +95,7 @@ def best_of(checkpoints: Sequence[Listed], by: BestBy) -> Listed | None:
 
 
 def decide(
-    checkpoints: Sequence[Listed], line: Sequence[Listed], keep: Keep, tags: Mapping[str, Tag], run_id: str
+    checkpoints: Sequence[Listed], line: Sequence[Listed], keep: Keep, tags: Mapping[str, Tag]
 ) -> list[Decision]:
     """A decision for every checkpoint folder, in the order given. `line` is the lineage, newest first."""
     reasons: dict[str, str] = {}
@@ -108,7 +108,7 @@ def decide(
     for one in checkpoints:
         if one.summary is None:
             because(one, f"cannot be read ({one.problem}): not removed automatically")
-        elif one.summary.run != run_id:
+        elif one.foreign:
             because(one, "another run wrote it")
         elif (one.summary.attempt, one.step) in tagged:
             because(one, f"tagged {tagged[one.summary.attempt, one.step]}")
@@ -117,7 +117,9 @@ def decide(
         because(best_of(line, keep.best_by), f"best {keep.best_by.metric}")
     in_line = {one.folder for one in line if one.current}
     # Abandoned and superseded checkpoints count as older than everything in the lineage.
-    others = sorted((one for one in checkpoints if one.folder not in in_line), key=lambda one: -one.step)
+    others = sorted(
+        (one for one in checkpoints if one.folder not in in_line and not one.foreign), key=lambda one: -one.step
+    )
     by_age = [one for one in line if one.current] + others
     for one in by_age if keep.last is None else by_age[: keep.last]:
         because(one, "all are kept" if keep.last is None else f"among the last {keep.last}")

@@ -32,12 +32,14 @@ class RunInfo(msgspec.Struct, omit_defaults=True):
 
 
 class Listed(NamedTuple):
-    """A checkpoint folder as a listing sees it: by its summary alone, or by why that cannot be read."""
+    """A checkpoint folder as a listing sees it: by its summary alone, or by why that cannot be read. `foreign`: another run wrote it,
+    and somebody copied it here; it is no part of this run's history."""
 
     folder: str
     step: int
     summary: Summary | None
     problem: str | None = None
+    foreign: bool = False
 
     @property
     def current(self) -> bool:
@@ -126,7 +128,8 @@ class RunFolder:
         path = f"{folder}/{names.MANIFEST}"
         try:
             head = self.storage.read(path, 0, SUMMARY_BYTES)
-            return Listed(folder, step, decode_summary(head, f"{self.where}/{path}"))
+            summary = decode_summary(head, f"{self.where}/{path}")
+            return Listed(folder, step, summary, foreign=summary.run != self.info.run)
         except FileNotFoundError:
             return Listed(folder, step, None, "it has no manifest")
         except OSError as error:

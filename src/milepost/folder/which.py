@@ -61,7 +61,7 @@ def candidates(run: RunFolder, which: str = "latest") -> list[Listed]:
         tagged = [
             one
             for one in run.checkpoints()
-            if one.step == tag.step and one.summary is not None and one.summary.attempt == tag.attempt
+            if one.step == tag.step and not one.foreign and one.summary and one.summary.attempt == tag.attempt
         ]
         return _some(run, tagged[:1], which)
     if names.parse_step(which) is not None:

@@ -54,7 +54,12 @@ def verify_folder(
     """
     while True:
         before = _manifest(storage)
-        found = _verify(storage, level, tensors, on_block)
+        try:
+            found = _verify(storage, level, tensors, on_block)
+        except StorageError:
+            if _there(storage):
+                raise
+            return Verified(storage.root, [], gone=True)
         if not found.damaged:
             return found
         # A live job may have removed the folder, or put a newer checkpoint of the same step in its place.

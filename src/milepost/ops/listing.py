@@ -14,9 +14,9 @@ from milepost.folder.run import Listed, RunFolder
 from milepost.folder.tags import Tag, read_tags
 from milepost.ops.refs import wording
 
-Branch = Literal["current", "abandoned", "superseded", "unreadable"]
+Branch = Literal["current", "abandoned", "superseded", "foreign", "unreadable"]
 """Where a checkpoint stands: in the lineage of the newest attempt, on a branch it does not continue, replaced by a
-later attempt at the same step, or nowhere, since its summary cannot be read."""
+later attempt at the same step, in the history of another run, or nowhere, since its summary cannot be read."""
 
 
 class Row(NamedTuple):
@@ -79,7 +79,7 @@ def list_run(run: RunFolder) -> Listing:
     best = best_of(line, run.info.best) if run.info.best is not None else None
     rows = []
     for one in checkpoints:
-        marks = tagged.get((one.summary.attempt, one.step), []) if one.summary is not None else []
+        marks = tagged.get((one.summary.attempt, one.step), []) if one.summary and not one.foreign else []
         rows.append(Row(one, _branch(one, in_line), one in line[:1], one is best, tuple(marks)))
     return Listing(run, rows, nbytes, life, problems)
 
@@ -139,6 +139,8 @@ def _tags(run: RunFolder, problems: list[MilepostError]) -> dict[str, Tag]:
 def _branch(one: Listed, in_line: set[str]) -> Branch:
     if one.summary is None:
         return "unreadable"
+    if one.foreign:
+        return "foreign"
     if not names.is_current(one.folder):
         return "superseded"
     return "current" if one.folder in in_line else "abandoned"

@@ -45,7 +45,7 @@ def plan(run: RunFolder, keep: Keep) -> Plan:
         StorageError: the storage refused.
     """
     with wording("read the run", run.where):
-        decisions = decide(run.checkpoints(), of_run(run), keep, read_tags(run), run.info.run)
+        decisions = decide(run.checkpoints(), of_run(run), keep, read_tags(run))
         doomed = [decision.checkpoint.folder for decision in decisions if not decision.keep]
         return Plan(decisions, _freed(run, doomed))
 
