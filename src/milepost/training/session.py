@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from milepost.errors import LoaderError, MetricError, StepError, UnknownItemError
-from milepost.folder.retention import Keep, best_of
+from milepost.folder.retention import Keep
 from milepost.folder.snapshot import Position
 from milepost.pipeline.persist import Pending
 from milepost.training.cost import SaveCost
@@ -83,7 +83,8 @@ class Session:
         """The position and own state at the end of the batch loop, for a signal that comes during validation."""
         self._pending_rng: Mapping[str, Any] | None = None
         self._metrics_seen: set[str] = set()
-        self._best = self._best_so_far()
+        self._best: float | None = None
+        """The best value so far of the metric that decides what is best."""
         if opened.own is not None:
             self._take_own(opened.own)
         self._due.begin(self.progress)
@@ -97,12 +98,14 @@ class Session:
             "rng": self._rng.capture(),
             "data": dict(data),
             "vars": self.vars,
+            "best": self._best,
         }
 
     def _take_own(self, own: Mapping[str, Any]) -> None:
         where = own["progress"]
         self.progress.move(where["step"], where["epoch"], where["batch"], Phase(own["phase"]))
         self.vars = own["vars"]
+        self._best = own["best"]
         self.loops.resume(own["data"])
         self._pending_rng = own["rng"]
         # Here for scripts without loops of milepost; the loop that was asking when the state was captured does it again.
@@ -185,15 +188,6 @@ class Session:
         self.progress.move(epoch=self.progress.epoch + 1, batch=0, phase=Phase.EPOCH_ENDED)
         if self._due.due(self.progress, at_epoch_end=True) or self._is_new_best(values):
             self._wanted = True
-
-    def _best_so_far(self) -> float | None:
-        by = self.keep.best_by
-        if by is None or self.opened.report.checkpoint is None:
-            return None
-        from milepost.folder.lineage import of_run
-
-        found = best_of(of_run(self.opened.run), by)
-        return found.summary.metric(by.metric) if found is not None and found.summary is not None else None
 
     def _is_new_best(self, values: Mapping[str, Any]) -> bool:
         by = self.keep.best_by
