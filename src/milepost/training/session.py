@@ -98,14 +98,16 @@ class Session:
             "rng": self._rng.capture(),
             "data": dict(data),
             "vars": self.vars,
-            "best": self._best,
+            "best": None if self.keep.best_by is None else [self.keep.best_by.metric, self._best],
         }
 
     def _take_own(self, own: Mapping[str, Any]) -> None:
         where = own["progress"]
         self.progress.move(where["step"], where["epoch"], where["batch"], Phase(own["phase"]))
         self.vars = own["vars"]
-        self._best = own["best"]
+        best, by = own["best"], self.keep.best_by
+        if best is not None and by is not None and best[0] == by.metric:
+            self._best = best[1]
         self.loops.resume(own["data"])
         self._pending_rng = own["rng"]
         # Here for scripts without loops of milepost; the loop that was asking when the state was captured does it again.
