@@ -16,6 +16,7 @@ import msgspec
 
 from milepost.core import dtypes
 from milepost.core.dtypes import DType
+from milepost.core.readjson import Unreadable, read_json
 from milepost.errors import DamagedError
 
 ALIGNMENT = 4096
@@ -123,7 +124,7 @@ def parse(
     if len(header) < 8 or length > min(size - 8, LARGEST_HEADER) or len(header) < 8 + length:
         raise DamagedError("the safetensors header is cut short", where=where, found=f"a file of {size} bytes")
     try:
-        fields = msgspec.json.decode(header[8 : 8 + length], type=dict[str, dict[str, object]])
+        fields = read_json(header[8 : 8 + length], dict[str, dict[str, object]])
         metadata = {key: str(value) for key, value in fields.pop("__metadata__", {}).items()}
         entries = {}
         for key, field in fields.items():
@@ -132,7 +133,7 @@ def parse(
             if not 0 <= first <= last <= size - 8 - length or any(n < 0 for n in entry.shape):
                 raise DamagedError(f"entry {key!r} lies outside the file", where=where)
             entries[key] = (entry.dtype, entry.shape, 8 + length + first, last - first)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (Unreadable, msgspec.ValidationError) as error:
         raise DamagedError("the safetensors header cannot be read", where=where, found=str(error)) from error
     return entries, metadata
 

@@ -19,10 +19,14 @@ from typing import Any
 
 import msgspec
 
+from milepost.core.contradictions import refuse_contradictions
+from milepost.core.readjson import Unreadable, read_json
 from milepost.errors import DamagedError, FormatError
 
 FORMAT = "1.0"
 SUMMARY_BYTES = 4096
+LONGEST_REASON = 400
+"""Characters of `Summary.why_not_good`: names of tensors have any length, and the summary has not."""
 NOT_FINITE = frozenset({"nan", "inf", "-inf"})
 """The text of the metrics that JSON has no number for."""
 
@@ -125,6 +129,9 @@ def encode(manifest: Manifest) -> bytes:
 def _bounded(summary: Summary) -> Summary:
     """`summary`, with so many metrics left out (the last ones) that its line fits into `SUMMARY_BYTES`."""
     left_out = 0
+    reason = summary.why_not_good
+    if reason is not None and len(reason) > LONGEST_REASON:
+        summary = msgspec.structs.replace(summary, why_not_good=reason[: LONGEST_REASON - 1] + "…")
     room = SUMMARY_BYTES - len('{"summary": ,\n')
     while len(msgspec.json.encode(summary)) > room and summary.metrics:
         kept = dict(list(summary.metrics.items())[: len(summary.metrics) // 2])
@@ -138,7 +145,7 @@ def decode(data: bytes, where: str) -> Manifest:
 
     Raises:
         FormatError: written by a newer major version.
-        DamagedError: cut short, or changed since it was written.
+        DamagedError: cut short, changed since it was written, or contradicting itself.
     """
     from milepost.core.digest import digest
 
@@ -155,9 +162,11 @@ def decode(data: bytes, where: str) -> Manifest:
             "the manifest is cut short or was changed", where=where, hint="use another checkpoint of the run"
         )
     try:
-        return msgspec.structs.replace(msgspec.json.decode(data, type=Manifest), summary=summary)
-    except msgspec.MsgspecError as error:
+        manifest = msgspec.structs.replace(read_json(data, Manifest), summary=summary)
+    except Unreadable as error:
         raise FormatError("the manifest cannot be understood", where=where, found=error) from error
+    refuse_contradictions(manifest, where)
+    return manifest
 
 
 def decode_summary(head: bytes, where: str) -> Summary:
@@ -171,14 +180,14 @@ def decode_summary(head: bytes, where: str) -> Summary:
     prefix = b'{"summary": '
     try:
         if not line.startswith(prefix):
-            raise msgspec.DecodeError("it does not begin with a summary")
-        version = msgspec.json.decode(line[len(prefix) :], type=_Version).format
+            raise Unreadable("it does not begin with a summary")
+        version = read_json(line[len(prefix) :], _Version).format
         check_version(version, where)
-        summary = msgspec.json.decode(line[len(prefix) :], type=Summary)
+        summary = read_json(line[len(prefix) :], Summary)
         if any(isinstance(value, str) and value not in NOT_FINITE for value in summary.metrics.values()):
-            raise msgspec.DecodeError("a metric is no number")
+            raise Unreadable("a metric is no number")
         return summary
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except Unreadable as error:
         raise DamagedError("the summary of the manifest cannot be read", where=where, found=error) from error
 
 

@@ -90,16 +90,22 @@ class Checkpoint(TensorSource):
     def __getitem__(self, path: str) -> npt.NDArray[Any]:
         tensor = self.resolve(path)
         kind = dtypes.dtype(tensor.dtype)
-        out = np.empty(nbytes(kind, tensor.shape), np.uint8)
-        for shard in tensor.shards:
-            data = self.read_shard(kind, tensor, shard)
-            if shard.offset is None or shard.shape is None:
-                out[:] = np.frombuffer(data, np.uint8)
-            else:
-                place_box(out, kind, tensor.shape, shard.offset, shard.shape, data)
+        shard = tensor.shards[0] if tensor.shards else None
+        if shard is not None and shard.offset is None:
+            out = np.frombuffer(self.read_shard(kind, tensor, shard), np.uint8)
+        else:
+            out = self._assembled(kind, tensor)
         out.flags.writeable = False
         shaped = out if kind.numpy is None else out.view(kind.numpy)
         return shaped.reshape(tensor.shape) if kind.numpy is not None else shaped
+
+    def _assembled(self, kind: dtypes.DType, tensor: Tensor) -> npt.NDArray[np.uint8]:
+        out = np.zeros(nbytes(kind, tensor.shape), np.uint8)
+        for shard in tensor.shards:
+            assert shard.offset is not None
+            assert shard.shape is not None
+            place_box(out, kind, tensor.shape, shard.offset, shard.shape, self.read_shard(kind, tensor, shard))
+        return out
 
     def read_shard(self, kind: dtypes.DType, tensor: Tensor, shard: Shard) -> bytes:
         """The bytes of one shard, checked."""
@@ -132,7 +138,11 @@ class Checkpoint(TensorSource):
         if recorded is None:
             raise DamagedError("the manifest does not list this file", where=where)
         try:
-            size = self.storage.stat(file).size
+            found = self.storage.stat(file)
+            size = found.size
+            if found.kind != "file":
+                # A link could lead anywhere: what a checkpoint holds is in its folder.
+                raise DamagedError("this is not a plain file", where=where, found=f"a {found.kind}")
             if size != recorded.size:
                 raise DamagedError(
                     "the file is cut short or was changed",
