@@ -24,7 +24,7 @@ _HOME = {
     "errors": "milepost.errors",
 }
 
-__all__ = [  # noqa: PLE0604 - the keys of _HOME, and errors
+__all__ = [
     "STOPPED",
     "Checkpointer",
     "Every",

@@ -206,13 +206,13 @@ class BusyError(MilepostError):
     exit_code = 8
 
 
-class RunBusy(BusyError):
+class RunBusy(BusyError):  # noqa: N818 - as one says it
     """Another attempt of this run is alive."""
 
     kind = "run-busy"
 
 
-class RunFenced(BusyError):
+class RunFenced(BusyError):  # noqa: N818 - as one says it
     """A newer attempt has taken over; nothing this one writes becomes visible any more."""
 
     kind = "run-fenced"

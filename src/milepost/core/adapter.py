@@ -1,4 +1,5 @@
-"""The only door through which tensors of a framework come in and go out: one adapter per framework, loaded when an object of it is met.
+"""The only door through which tensors of a framework come in and go out: one adapter per framework, loaded when an
+object of it is met.
 
 Nothing else in the lower layers knows a framework, and meeting none imports none.
 """
@@ -17,7 +18,8 @@ from milepost.core.manifest import Tensor
 class LeafInfo(NamedTuple):
     """What a live tensor is.
 
-    `strides` (in elements) only where it is not C-contiguous. `memory` is equal for two tensors that are the same bytes seen the same
+    `strides` (in elements) only where it is not C-contiguous. `memory` is equal for two tensors that are the same
+    bytes seen the same
     way (tied weights); None where that cannot be. `address` is where its bytes begin, if they are in host memory in C order.
     """
 

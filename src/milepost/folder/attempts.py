@@ -1,11 +1,12 @@
 """Attempts: one process life of a run each. Who may write, who must stop, and what continues what.
 
-Fencing. Everything an attempt writes is under ``attempts/N.work`` until one rename makes it visible. A newcomer renames that folder away
+Fencing. Everything an attempt writes is under ``attempts/N.work`` until one rename makes it visible. A newcomer
+renames that folder away
 *before* it lists checkpoints: a commit of the earlier attempt either happened before (and is listed) or fails with ENOENT, and that
 attempt knows that it was fenced. There is no moment at which it could check that it is still the owner and then be overtaken.
 
-Life. An attempt holds a lock on ``attempts/N.lock`` and sets its modification time every few seconds. On the machine that holds the lock
-(and where the file system tells across machines) the lock decides; elsewhere the heartbeat does.
+Life. An attempt holds a lock on ``attempts/N.lock`` and sets its modification time every few seconds. On the machine
+that holds the lock (and where the file system tells across machines) the lock decides; elsewhere the heartbeat does.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Owner(msgspec.Struct, omit_defaults=True, frozen=True):
 
     @classmethod
     def here(cls) -> Owner:
-        """This process."""
+        """The process that asks."""
         boot = Path("/proc/sys/kernel/random/boot_id")
         return cls(
             socket.gethostname(),
@@ -77,7 +78,7 @@ class Record(msgspec.Struct, omit_defaults=True):
 
 
 class Attempt:
-    """This process's hold on a run: a number, a work folder, a lock and a heartbeat. Made by `claim`."""
+    """A process's hold on a run: a number, a work folder, a lock and a heartbeat. Made by `claim`."""
 
     def __init__(self, run: Storage, record: Record, lock: Lock) -> None:
         self.run = run

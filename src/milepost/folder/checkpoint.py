@@ -191,7 +191,8 @@ class Checkpoint(TensorSource):
         return {key: out[span.offset : span.offset + span.nbytes] for key, span in spans.items()}
 
     def scan_file(self, file: str, room: memoryview, on_block: Callable[[int], None] | None = None) -> None:
-        """Check `file` as `check_file` does, keeping nothing: `room` is page-aligned memory of `SCAN_BYTES`, however large the file."""
+        """Check `file` as `check_file` does, keeping nothing: `room` is page-aligned memory of `SCAN_BYTES`, however
+        large the file."""
         self._check(file, room, on_block)
 
     def _check(self, file: str, out: memoryview, on_block: Callable[[int], None] | None) -> Mapping[str, Span]:
@@ -261,8 +262,8 @@ def place_box(
 def _read_ahead(
     storage: Storage, file: str, size: int, out: memoryview, where: str
 ) -> Iterator[tuple[int, memoryview]]:
-    """Read a file of `size` bytes, a block ahead of the consumer; yields each block's offset and bytes. They are where they belong in
-    `out`, or, if it is smaller than the file, in the two halves of it in turn."""
+    """Read a file of `size` bytes, a block ahead of the consumer; yields each block's offset and bytes. They are
+    where they belong in `out`, or, if it is smaller than the file, in the two halves of it in turn."""
 
     def place(start: int) -> memoryview:
         base = start if len(out) >= size else start % SCAN_BYTES

@@ -1,5 +1,5 @@
-"""Which checkpoints an attempt stands on, newest first: its own, then those of the attempt it continues up to where it branched off, and
-so on. Checkpoints of other branches are not in it."""
+"""Which checkpoints an attempt stands on, newest first: its own, then those of the attempt it continues up to where
+it branched off, and so on. Checkpoints of other branches are not in it."""
 
 from __future__ import annotations
 

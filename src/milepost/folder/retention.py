@@ -18,7 +18,8 @@ from milepost.folder.run import BestBy, Listed, RunFolder
 from milepost.folder.tags import Tag
 
 SMALLER_IS_BETTER = ("loss", "error", "err", "perplexity", "ppl", "mse", "mae", "rmse", "nll", "wer", "cer", "fid")
-LARGER_IS_BETTER = ("acc", "accuracy", "auc", "f1", "precision", "recall", "bleu", "rouge", "iou", "map", "score", "r2", "reward", "return")  # fmt: skip
+LARGER_IS_BETTER = ("acc", "accuracy", "auc", "f1", "precision", "recall", "bleu", "rouge", "iou", "map", "score",
+"r2", "reward", "return")  # fmt: skip
 
 
 @dataclass(frozen=True)

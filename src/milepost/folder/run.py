@@ -32,8 +32,8 @@ class RunInfo(msgspec.Struct, omit_defaults=True):
 
 
 class Listed(NamedTuple):
-    """A checkpoint folder as a listing sees it: by its summary alone, or by why that cannot be read. `foreign`: another run wrote it,
-    and somebody copied it here; it is no part of this run's history."""
+    """A checkpoint folder as a listing sees it: by its summary alone, or by why that cannot be read. `foreign`:
+    another run wrote it, and somebody copied it here; it is no part of this run's history."""
 
     folder: str
     step: int

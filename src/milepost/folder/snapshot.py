@@ -46,7 +46,8 @@ class Position:
 class Snapshot:
     """A captured state: plain values already copied, tensors staged or being staged.
 
-    `tensors` are complete but for their shards. `stems` maps items to file names. `settle` waits until the state is wholly staged and
+    `tensors` are complete but for their shards. `stems` maps items to file names. `settle` waits until the state is
+    wholly staged and
     raises (`TornSnapshot`, or what copying raised) if it never will be: nothing may be published before it returned.
     """
 

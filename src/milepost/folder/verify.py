@@ -27,7 +27,8 @@ def verify_quickly(checkpoint: Checkpoint) -> list[Finding]:
 
 
 def verify_fully(checkpoint: Checkpoint, on_block: Callable[[int], None] | None = None) -> list[Finding]:
-    """Every byte of every file against its digest. Takes 32 MiB of memory; `on_block` is told the number of bytes after each block."""
+    """Every byte of every file against its digest. Takes 32 MiB of memory; `on_block` is told the number of bytes
+    after each block."""
     files = checkpoint.manifest.files
     room = Pages(SCAN_BYTES).view
     found = [

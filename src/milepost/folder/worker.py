@@ -1,7 +1,7 @@
 """One helping thread, for reading or writing a block while the caller digests another.
 
-Not `concurrent.futures`: its threads take no work once the interpreter has begun to shut down, which is just when the last save of a
-script that ended early must still be finished.
+Not `concurrent.futures`: its threads take no work once the interpreter has begun to shut down, which is just when
+the last save of a script that ended early must still be finished.
 """
 
 from __future__ import annotations

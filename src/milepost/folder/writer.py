@@ -1,6 +1,7 @@
 """Writes the files of one checkpoint: digest, compare, link or write.
 
-An item of which nothing changed is linked whole; one of which a part changed is linked and the changed part written beside it; else it
+An item of which nothing changed is linked whole; one of which a part changed is linked and the changed part written
+beside it; else it
 is written. Writing starts while the image is still being staged, unless the last saves say that much of it will be linked.
 """
 

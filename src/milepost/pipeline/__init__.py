@@ -1,0 +1,1 @@
+"""Staging a state into host memory while training goes on, and persisting it in the background."""

@@ -33,6 +33,7 @@ class Pending:
         self._result: Listed | None = None
         self._problem: BaseException | None = None
         self.asked = time.perf_counter()
+        self.on_decided: Callable[[], None] = lambda: None
         self.seconds: float | None = None
         """Time from asking to durable, once it is."""
 
@@ -75,6 +76,7 @@ class Pending:
             self._result, self._problem = result, problem
             self.seconds = time.perf_counter() - self.asked
             self._finished.set()
+            self.on_decided()
 
 
 class Persister:

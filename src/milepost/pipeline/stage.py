@@ -1,6 +1,7 @@
 """Staging: from live tensors to file images in host memory.
 
-By overlap: tensors that only an optimizer step changes are noted and copied by a thread during the next forward and backward pass; a
+By overlap: tensors that only an optimizer step changes are noted and copied by a thread during the next forward and
+backward pass; a
 guard lets the next optimizer step wait for what is left. By copy: everything at once, while the trainer waits. By stream: as
 by copy, but block by block into little memory, while the writer writes.
 """
@@ -140,7 +141,8 @@ class Stager:
         return self._snapshot(captured, records, tuple(images), staged), staged
 
     def prepare(self, captured: Captured) -> None:
-        """Get the memory for states like `captured` ready in the background, so that the first snapshot is as quick as the others."""
+        """Get the memory for states like `captured` ready in the background, so that the first snapshot is as quick
+        as the others."""
         needed = self.plan(captured)
         if self.max_memory is not None and needed > self.max_memory:
             return

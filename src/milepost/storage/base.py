@@ -1,6 +1,7 @@
 """What milepost needs from a place that holds files: the contract every storage keeps.
 
-Paths are relative to the storage's root, POSIX style, without ``.`` or ``..``. The contract is that of a POSIX file system, no more:
+Paths are relative to the storage's root, POSIX style, without ``.`` or ``..``. The contract is that of a POSIX file
+system, no more:
 
 * **Nothing is durable until it is synced.** A crash may lose, cut short or reorder whatever was not: the data of a file until
   `FileWriter.finish`, `write` or `append(sync=True)` returned; a name (created, linked, renamed, removed) until `sync_dir` of the

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 
@@ -15,7 +16,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 class Pages:
     """Page-aligned memory of at least `size` bytes, zero at first. `view` are its bytes, `address` is where they begin.
 
-    The mapping is private, so that the kernel may back it with huge pages: 1.2 GB then cost 600 page faults rather than 300,000, and
+    The mapping is private, so that the kernel may back it with huge pages: 1.2 GB then cost 600 page faults rather
+    than 300,000, and
     the device moves data in fewer pieces. Private memory must not be shared with a forked child while a device reads or writes it
     (open(2), O_DIRECT): data-loader workers fork at any time, so the mapping is left out of children.
     """
@@ -25,10 +27,8 @@ class Pages:
         self._map = mmap.mmap(-1, max(self.size, BLOCK), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._map.madvise(mmap.MADV_DONTFORK)
         if hasattr(mmap, "MADV_HUGEPAGE"):
-            try:
+            with contextlib.suppress(OSError):  # a kernel without huge pages: everything works the same, slower
                 self._map.madvise(mmap.MADV_HUGEPAGE)
-            except OSError:
-                pass  # a kernel without huge pages: everything works the same, slower
         self.view = memoryview(self._map)
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
 

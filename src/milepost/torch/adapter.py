@@ -43,7 +43,14 @@ class TorchAdapter:
         where = None if device.type == "cpu" else str(device)
         address = pointer if plain and where is None else None
         return LeafInfo(
-            "torch", kind, shape, nbytes, strides, where, (pointer, kind.name, shape, strides) if nbytes else None, address
+            "torch",
+            kind,
+            shape,
+            nbytes,
+            strides,
+            where,
+            (pointer, kind.name, shape, strides) if nbytes else None,
+            address,
         )
 
     def same(self, value: torch.Tensor, info: LeafInfo) -> bool:
@@ -61,7 +68,8 @@ class TorchAdapter:
     def _refusal(self, value: torch.Tensor) -> NotStorableError:
         if value.device.type == "meta":
             return NotStorableError(
-                "a tensor on the meta device has no values to save", hint="materialise the module first: module.to_empty(...)"
+                "a tensor on the meta device has no values to save",
+                hint="materialise the module first: module.to_empty(...)",
             )
         if value.layout is not torch.strided:
             return NotStorableError(
@@ -69,7 +77,8 @@ class TorchAdapter:
                 hint="store its parts: .indices() and .values(), or .to_dense()",
             )
         return NotStorableError(
-            f"a tensor of dtype {value.dtype} cannot be stored plainly", hint="store .int_repr() and its scale, or dequantize it"
+            f"a tensor of dtype {value.dtype} cannot be stored plainly",
+            hint="store .int_repr() and its scale, or dequantize it",
         )
 
     def copy(self, value: torch.Tensor, out: memoryview) -> None:

@@ -58,8 +58,8 @@ class ModuleItem:
 class OptimizerItem:
     """An optimizer of `torch.optim`, or a subclass of its base.
 
-    `Optimizer.load_state_dict` casts state to the dtype of the parameter and keeps the caller's tensors; here state comes back with the
-    dtype and strides it was saved with, in memory of its own.
+    `Optimizer.load_state_dict` casts state to the dtype of the parameter and keeps the caller's tensors; here state
+    comes back with the dtype and strides it was saved with, in memory of its own.
     """
 
     replaced = False
@@ -82,7 +82,8 @@ class OptimizerItem:
         if not isinstance(groups, list):
             return [Mismatch(self.name, "no state of a torch optimizer", type(self.object).__name__)]
         there = {
-            f"{self.name}/param_groups/{number}": f"{len(group['params'])} parameters" for number, group in enumerate(groups)
+            f"{self.name}/param_groups/{number}": f"{len(group['params'])} parameters"
+            for number, group in enumerate(groups)
         }
         here = {
             f"{self.name}/param_groups/{number}": f"{len(group['params'])} parameters"

@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset, default_collate, default_convert
 
-import torch
 from milepost.errors import LoaderError
 from milepost.torch.fetch import Fetch, Unopened
 from milepost.torch.loader_order import Order
-from milepost.torch.loader_workers import WorkerInit, copy_of, shield, start, stop
+from milepost.torch.loader_workers import copy_of, shield, stop
 from milepost.training.feeds import Feed, SequenceFeed, keeps_state, refusal
 from milepost.training.feeds_checks import Position, capture_generators, check, digest, length_of
 from milepost.training.feeds_iterable import ReplayFeed, StatefulFeed
@@ -82,7 +82,6 @@ class MapFeed:
         self._indices = _Indices()
         stand_ins: dict[str, Any] = {
             "batch_sampler" if batched else "sampler": self._indices,
-            "worker_init_fn": WorkerInit(loader.worker_init_fn, loader.dataset),
             "in_order": True,
         }
         self._seeded, self._salt = not _draws_nothing(loader), 0
@@ -123,7 +122,7 @@ class MapFeed:
             raise StopIteration
         try:
             if self._iterator is None:
-                self._iterator = start(self._copy)
+                self._iterator = iter(self._copy)
             batch = next(self._iterator)
         except StopIteration:
             self._order.over = True
@@ -150,7 +149,7 @@ class MapFeed:
     def _drop(self) -> None:
         self._open = False
         iterator, self._iterator = self._iterator, None
-        if iterator is not None and not self._copy.persistent_workers:
+        if not self._copy.persistent_workers:
             stop(iterator)
 
     def _facts(self, order: Order) -> dict[str, object]:
@@ -182,7 +181,8 @@ def _stateful(loader: Any, holder: Any = None) -> StatefulFeed:
     notes = [f"{name}: continues through its own state_dict, and is as exact as that is"]
     if getattr(loader, "num_workers", 0):
         notes.append(f"{name}: what its workers draw at random is not repeated after a restart")
-    return StatefulFeed(loader, holder=holder, pack=_pack, unpack=_unpack, notes=notes)
+    end = stop if not getattr(loader, "persistent_workers", False) else None
+    return StatefulFeed(loader, holder=holder, pack=_pack, unpack=_unpack, end=end, notes=notes)
 
 
 _TENSOR = "torch.Tensor"

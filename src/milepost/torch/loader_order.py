@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
+import torch
 import xxhash
 from torch.utils.data import (
     BatchSampler,
@@ -30,7 +31,6 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-import torch
 from milepost.errors import LoaderError
 from milepost.torch.fetch import Tag
 from milepost.training.feeds_checks import Position, capture_generators, digest, restore_generators
@@ -152,7 +152,7 @@ class Order:
                 self._draw()
         if self._taken < done or self._digest_of(done) != expected:
             raise LoaderError(
-                f"{type(self._sampler).__qualname__} gives other indices than before the save",
+                f"{self.name} gives other indices than before the save",
                 where=f"DataLoader over {type(self._loader.dataset).__qualname__}",
                 expected=f"the indices of the first {max(done, 1)} batches as they were",
                 found=f"an end after {self._taken}" if self._taken < done else "other indices",

@@ -1,13 +1,13 @@
-"""Worker processes that survive the signals meant for the trainer, and end when the trainer wants them to.
+"""Worker processes that outlive the signals meant for the trainer, and end when the trainer wants them to.
 
 A job that is preempted gets SIGTERM (or SIGUSR1, as Slurm is told) in *all* its processes. The trainer notes it and
-saves at the next boundary, for which it needs its workers: PyTorch's would die at once, and the trainer with them. So
-workers ignore SIGTERM, SIGINT, SIGUSR1 and SIGUSR2, by handlers that do nothing: an ignored signal would stay ignored
-in programs a worker starts.
+saves at the next boundary, for which it needs its workers; PyTorch's would die at once, and the trainer with them. So
+workers ignore SIGTERM, SIGINT, SIGUSR1 and SIGUSR2, by handlers that do nothing: a signal that is ignored outright
+would stay so in the programs a worker starts.
 
-They still end: PyTorch asks them to through a queue, and a worker whose parent is gone leaves by itself within 5 s.
-Only `multiprocessing` insists on SIGTERM, when the interpreter exits with workers alive; just before that, they are
-told by SIGURG, which any other process ignores by default.
+They still end. PyTorch asks them to through a queue, and a worker whose parent is gone leaves by itself within 5 s.
+Where PyTorch or `multiprocessing` would insist with SIGTERM (a worker that is stuck, an iterator in a reference cycle,
+the end of the interpreter), they are sent SIGURG, which any process that does not expect it disregards.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable
-from multiprocessing import util
+from multiprocessing import context, util
 from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import Any
 
+import torch.multiprocessing
 from torch.utils.data import DataLoader, get_worker_info
 from torch.utils.data._utils import worker as torch_worker
 
@@ -31,10 +32,11 @@ SHIELDED = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGU
 _LEAVE = signal.SIGURG
 
 
+# -- in the worker -----------------------------------------------------------------------------------------------------
+
+
 class WorkerInit:
-    """Stands in for `worker_init_fn`: shields the worker, shows it the user's own dataset, then calls the user's
-    function.
-    """
+    """Stands in for `worker_init_fn`: shields the worker, shows it the user's dataset, and calls the user's function."""
 
     def __init__(self, function: Callable[[int], Any] | None, dataset: Any) -> None:
         self.function, self.dataset = function, dataset
@@ -59,60 +61,76 @@ def _ignore(number: int, frame: FrameType | None) -> None:
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
-    os._exit(
-        0
-    )  # as PyTorch's own handler does for a SIGTERM from the parent: any other status is reported as a failure
+    os._exit(0)  # as PyTorch's own handler of SIGTERM does: any other status is reported as a failure
+
+
+# -- in the trainer ----------------------------------------------------------------------------------------------------
+
+
+class _Shielded(BaseProcess):
+    """A worker process: born with the signals blocked, until it ignores them, and told to leave by SIGURG."""
+
+    def start(self) -> None:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SHIELDED)
+        try:
+            super().start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def terminate(self) -> None:
+        tell_to_leave(self)
+
+
+class _DefaultWorker(_Shielded, context.Process):
+    pass
+
+
+class _ForkWorker(_Shielded, context.ForkProcess):
+    pass
+
+
+class _SpawnWorker(_Shielded, context.SpawnProcess):
+    pass
+
+
+class _ForkServerWorker(_Shielded, context.ForkServerProcess):
+    start = context.ForkServerProcess.start  # the server may start now, and would hand its mask on to whatever it forks
+
+
+_WORKERS: dict[type, type] = {
+    context.Process: _DefaultWorker,
+    context.ForkProcess: _ForkWorker,
+    context.SpawnProcess: _SpawnWorker,
+    context.ForkServerProcess: _ForkServerWorker,
+}
+
+
+class _Context:
+    """A multiprocessing context whose processes are shielded."""
+
+    def __init__(self, base: Any) -> None:
+        self._base = base
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._base, name)
+        return _WORKERS.get(found, found) if name == "Process" else found
 
 
 def copy_of(loader: DataLoader[Any], cls: type, **changes: Any) -> Any:
-    """A `cls` like `loader` but for `changes`, past `DataLoader.__setattr__`, and with no workers yet."""
+    """A `cls` like `loader` but for `changes`, past `DataLoader.__setattr__`; its workers, all its own, are shielded."""
     copy: Any = object.__new__(cls)
     copy.__dict__.update({**loader.__dict__, "_iterator": None, **changes})
+    if loader.num_workers:
+        _release_at_exit()
+        copy.worker_init_fn = WorkerInit(loader.worker_init_fn, loader.dataset)
+        base = loader.multiprocessing_context or torch.multiprocessing
+        copy.__dict__["_DataLoader__multiprocessing_context"] = _Context(base)  # its setter takes real contexts only
     return copy
 
 
 def shield(loader: Any) -> Any:
     """The same loader, its workers shielded; what has no workers as it is."""
-    if not isinstance(loader, DataLoader) or loader.num_workers == 0:
-        return loader
-    release_at_exit()
-    return copy_of(loader, type(loader), worker_init_fn=WorkerInit(loader.worker_init_fn, loader.dataset))
-
-
-@functools.cache
-def release_at_exit() -> None:
-    """Have workers that are alive when the interpreter exits told to leave, before `multiprocessing` waits for them."""
-    util.Finalize(None, _release, exitpriority=100)
-
-
-def _release() -> None:
-    for process in multiprocessing.active_children():
-        if process.daemon:
-            _tell_to_leave(process)
-
-
-def _tell_to_leave(process: BaseProcess) -> None:
-    if process.pid is not None:
-        with contextlib.suppress(ProcessLookupError):  # gone meanwhile
-            os.kill(process.pid, _LEAVE)
-
-
-def start(loader: DataLoader[Any]) -> Any:
-    """The iterator of `loader`, whose workers are shielded from the moment they are born.
-
-    They start with the signals blocked and unblock them once they ignore them; here the signals wait meanwhile.
-    """
-    if loader.num_workers == 0 or loader._iterator is not None:
-        return iter(loader)
-    release_at_exit()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SHIELDED)
-    try:
-        iterator: Any = iter(loader)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    for process in getattr(iterator, "_workers", ()):
-        process.terminate = functools.partial(_tell_to_leave, process)  # PyTorch's last resort for one that is stuck
-    return iterator
+    return copy_of(loader, type(loader)) if isinstance(loader, DataLoader) and loader.num_workers else loader
 
 
 def stop(iterator: Any) -> None:
@@ -124,3 +142,24 @@ def stop(iterator: Any) -> None:
         if process.is_alive():
             process.kill()
             process.join()
+
+
+def tell_to_leave(process: BaseProcess) -> None:
+    """What SIGTERM is to other processes."""
+    if process.pid is not None:
+        with contextlib.suppress(ProcessLookupError):  # gone meanwhile
+            os.kill(process.pid, _LEAVE)
+
+
+@functools.cache
+def _release_at_exit() -> None:
+    util.Finalize(None, _release, exitpriority=100)  # just before multiprocessing sends SIGTERM and waits for ever
+
+
+def _release() -> None:
+    workers = [process for process in multiprocessing.active_children() if isinstance(process, _Shielded)]
+    for process in workers:
+        tell_to_leave(process)
+    for process in workers:
+        # A SIGTERM right behind could wake another thread of the worker, which takes both while the main one sleeps on.
+        process.join(timeout=1)

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import numpy as np
-
 import torch
+
 from milepost.training.rng import Kind, State
 
 _BITS = (1 << 63) - 1

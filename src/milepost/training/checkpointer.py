@@ -134,7 +134,7 @@ class Checkpointer:
                 self._items,
                 opened.base,
                 stager,
-                note=self._display.note,
+                display=self._display,
                 written_by=self._written_by,
                 **self._saving,
             )

@@ -21,6 +21,7 @@ class StatefulFeed:
         holder: what has the state, where that is neither the iterable nor its iterators.
         pack: makes the state plain.
         unpack: undoes `pack`.
+        end: ends an iterator that is left.
         notes: what to say about exactness at the start.
 
     """
@@ -33,13 +34,14 @@ class StatefulFeed:
         holder: object = None,
         pack: Callable[[Any], Any] = lambda state: state,
         unpack: Callable[[Any], Any] = lambda state: state,
+        end: Callable[[Any], None] | None = None,
         notes: Sequence[str] = (),
     ) -> None:
         self.notes = list(notes)
         self.length = length_of(iterable)
         self._iterable, self._first = iterable, first
         self._holder: Any = iterable if holder is None and first is None else holder
-        self._pack, self._unpack = pack, unpack
+        self._pack, self._unpack, self._end = pack, unpack, end
         self._where = type(first if self._holder is None else self._holder).__qualname__
         self._iterator: Any = None
         self._handed, self._over = 0, False
@@ -93,6 +95,8 @@ class StatefulFeed:
 
     def close(self) -> None:
         """See `Feed.close`."""
+        if self._end is not None and self._iterator is not None:
+            self._end(self._iterator)
         if self._holder is not None:
             self._iterator = None
 

@@ -1,6 +1,7 @@
 """Items: the named parts of the state, and how each is taken and put back.
 
-An object with ``state_dict`` and ``load_state_dict`` is changed in place; a random generator is too; everything else is a *value*: handed in,
+An object with ``state_dict`` and ``load_state_dict`` is changed in place; a random generator is too; everything else
+is a *value*: handed in,
 handed over again when it was replaced (``run.step(params=params)``), and handed out by ``run["params"]``. What is special about the
 objects of a framework is asked of its module, which is loaded when such an object is given.
 """
@@ -179,11 +180,11 @@ def value_mismatches(name: str, live: Any, saved: Loaded) -> list[Mismatch]:
 
 def compare(saved: Mapping[str, str], here: Mapping[str, str]) -> list[Mismatch]:
     """A row for each path that is missing on one side or differs."""
-    rows = []
-    for path in {**saved, **here}:
-        if saved.get(path) != here.get(path):
-            rows.append(Mismatch(path, saved.get(path, "nothing"), here.get(path, "nothing")))
-    return rows
+    return [
+        Mismatch(path, saved.get(path, "nothing"), here.get(path, "nothing"))
+        for path in {**saved, **here}
+        if saved.get(path) != here.get(path)
+    ]
 
 
 def unknown_name(name: str, items: Mapping[str, Item]) -> UnknownItemError:

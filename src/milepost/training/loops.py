@@ -67,7 +67,8 @@ class Loops:
         """Start a pass, or continue the saved one.
 
         Returns:
-            The loop, and whether it is the one that was asking when the restored state was captured: the random state belongs there.
+            The loop, and whether it is the one that was asking when the restored state was captured: the random
+            state belongs there.
 
         Raises:
             LoaderError: a pass of that name is under way or was made in this epoch; or the loader is not what it was.
@@ -151,9 +152,10 @@ class Loops:
     def done(self, asker: Loop) -> dict[str, int] | None:
         """How many batches of each loop are done when `asker` asks for its next one; None if no checkpoint can be taken here.
 
-        A loop that does not ask may be in the middle of a batch: if `asker` began inside that batch, the batch is handed out again on
-        resume and `asker` continues inside it. If `asker` began before but is asked for the second time within that batch, the script
-        is in the middle of something that no position can describe.
+        A loop that does not ask may be in the middle of a batch: if `asker` began inside that batch, the batch is
+        handed out again on
+        resume and `asker` continues inside it. If `asker` began before but is asked for the second time within that
+        batch, the script is in the middle of something that no position can describe.
         """
         done = {}
         for name, loop in self._loops.items():

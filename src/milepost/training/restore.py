@@ -73,10 +73,12 @@ class LoadedItem:
         made: dict[str, Any] = {}
 
         def build(path: str) -> Any:
-            tensor = self._by_path[path]
-            first = tensor.same_as or path
+            tensor = self._by_path.get(path)
+            first = path if tensor is None or tensor.same_as is None else tensor.same_as
             if first not in made:
-                kept = self._by_path[first]
+                kept = self._by_path.get(first)
+                if kept is None or first not in self._data:
+                    raise DamagedError(f"the structure names a tensor {first!r} that is not there", where=self.name)
                 adapter = adapter_for(kept.type)
                 view = getattr(adapter, "view", None) if borrow else None
                 made[first] = (view or adapter.build)(self._data[first], kept)
@@ -174,10 +176,11 @@ def put_back(items: Mapping[str, Item], loaded: Mapping[str, LoadedItem], overri
         MismatchError: with a row for every difference; nothing was changed.
         UnknownItemError: an override that matches nothing.
     """
-    rows: list[Mismatch] = []
-    for name in loaded:
-        if name != RESERVED and name not in items:
-            rows.append(Mismatch(name, "an item", "not given to Checkpointer"))
+    rows = [
+        Mismatch(name, "an item", "not given to Checkpointer")
+        for name in loaded
+        if name != RESERVED and name not in items
+    ]
     matched: set[str] = set()
     for name, item in items.items():
         if name not in loaded:

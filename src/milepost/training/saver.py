@@ -1,10 +1,11 @@
-"""Saving from the training thread's point of view: what a save costs it, what it is told, and when a snapshot must be taken again."""
+"""Saving from the training thread's point of view: what a save costs it, what it is told, and when a snapshot must
+be taken again."""
 
 from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal, TypedDict, Unpack
 
 from milepost.errors import MilepostWarning, RunFenced, SaveFailedError
@@ -18,6 +19,7 @@ from milepost.folder.snapshot import Position, TornSnapshot
 from milepost.pipeline.persist import Pending, Persister
 from milepost.pipeline.stage import Captured, Staged, Stager
 from milepost.training.capture import Capturer
+from milepost.training.display import Display, SaveState
 from milepost.training.guard import make_guard
 from milepost.training.items import RESERVED, Item
 
@@ -40,7 +42,7 @@ class Saver:
         items: the state, by name.
         base: a verified checkpoint that the first save may link to.
         stager: its memory may hold the checkpoint that was just restored; the first snapshot takes it over.
-        note: takes a line for people.
+        display: where people are told.
         written_by: goes into every manifest.
         options: see `Checkpointer`.
     """
@@ -54,17 +56,17 @@ class Saver:
         base: Base | None,
         stager: Stager,
         *,
-        note: Callable[[str], None],
+        display: Display,
         written_by: Mapping[str, Any],
         **options: Unpack[SavingOptions],
     ) -> None:
-        self._items, self._note = items, note
+        self._items, self._note, self._show = items, display.note, display.checkpoint
         self._on_error, self._on_busy = options["on_error"], options["on_busy"]
         self._written_by = written_by
         self._stems = {**names.file_stems(items, reserved=[STATE_STEM]), RESERVED: STATE_STEM}
         self._stager = stager
         self._capturer = Capturer()
-        self._persister = Persister(Committer(run, attempt, keep, base), run.where, note)
+        self._persister = Persister(Committer(run, attempt, keep, base), run.where, display.warn)
         self._staged: Staged | None = None
         self._guard = make_guard(list(items.values()), self._wait_staged)
         self._overlap = options["stage"] == "overlap" and self._guard is not None
@@ -148,6 +150,10 @@ class Saver:
         intact = self._guard.note() if overlap and self._guard is not None else _always
         captured = self._capture(position, metrics, own, owned)
         snapshot, self._staged = self._stager.stage(captured, intact)
+        self._show(position.step, SaveState.WRITING)
+        pending.on_decided = lambda: self._show(
+            pending.step, SaveState.DURABLE if pending.problem is None else SaveState.FAILED
+        )
         self._persister.submit(snapshot, pending)
         self._last = self.newest = pending
         if self._stager.streams(captured):

@@ -1,6 +1,7 @@
 """The machine behind `Checkpointer`: what the run knows of itself, and what happens at a boundary.
 
-A *boundary* is a moment at which everything that belongs to a step has happened and nothing of the next has: when a loop is asked for its
+A *boundary* is a moment at which everything that belongs to a step has happened and nothing of the next has: when a
+loop is asked for its
 next batch, when it ends, between two epochs. Saves are asked for anywhere (a policy, a signal, a torn snapshot) and happen at
 the next boundary.
 """
@@ -172,7 +173,7 @@ class Session:
         self._loop_end = None
         self.loops.stepped()
         self._cost.stepped(busy=self.saver.busy)
-        self.display.update(self.progress, self.metrics)
+        self.display.update(self.progress, self.loops.length)
         if not self.loops.open and not self.in_steps:
             self.boundary(None)
 
