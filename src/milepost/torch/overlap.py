@@ -3,7 +3,7 @@ state, and torch calls a hook before each step of whichever optimizer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -68,6 +68,24 @@ class StepGuard:
                 if isinstance(state, dict):
                     found += [value for value in state.values() if isinstance(value, torch.Tensor)]
         return found
+
+    def gradients(self) -> dict[str, Any]:
+        """The gradients of all parameters that have one, by item and number. Sparse ones cannot be stored and are left out."""
+        return {
+            item.name: {
+                number: parameter.grad
+                for number, parameter in enumerate(item.parameters())
+                if parameter.grad is not None and parameter.grad.layout is torch.strided
+            }
+            for item in self._items
+        }
+
+    def put_gradients(self, saved: Mapping[str, Any]) -> None:
+        """Put back what `gradients` gave."""
+        for item in self._items:
+            parameters = item.parameters()
+            for number, gradient in saved.get(item.name, {}).items():
+                parameters[number].grad = gradient.to(parameters[number].device)
 
     def close(self) -> None:
         """Take the hook away."""

@@ -212,7 +212,7 @@ class Checkpointer:
                 self._still(session)
                 if session.progress.epoch == epoch:
                     session.end_epoch({})
-                session.boundary(None)
+                session.boundary(None, between=True)
         finally:
             session.in_epochs = False
 
@@ -329,7 +329,7 @@ class Checkpointer:
                 raise unknown_name(name, self._items)
         self._session.end_epoch(metrics)
         if not self._session.in_epochs:
-            self._session.boundary(None)
+            self._session.boundary(None, between=True)
 
     # -- saving and restoring by hand -------------------------------------------------------------------------------------------
 

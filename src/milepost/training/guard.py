@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from milepost.training.items import Item
 
@@ -24,6 +24,12 @@ class Guard(Protocol):
 
     def note(self) -> Callable[[], bool]:
         """Remember how the owned tensors stand; the result tells whether they still do, as far as can be seen."""
+
+    def gradients(self) -> dict[str, Any]:
+        """What was gathered for the next such moment: item -> number of the parameter -> gradient."""
+
+    def put_gradients(self, saved: Mapping[str, Any]) -> None:
+        """Put back what `gradients` gave."""
 
     def close(self) -> None:
         """Stop guarding."""

@@ -117,6 +117,10 @@ class Loops:
         loop.handed += 1
         loop.last_handed = self._tick()
 
+    def since_step(self, loop: Loop) -> bool:
+        """Whether `loop` handed out a batch after the last step."""
+        return loop.last_handed > self._last_step
+
     def stepped(self) -> None:
         """A step was made."""
         self._last_step = self._tick()

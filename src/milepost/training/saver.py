@@ -99,6 +99,15 @@ class Saver:
             self._note("the optimizer step does not pass torch's hooks (compiled?): snapshots are taken by copy")
         return hooked or moved
 
+    def gradients(self) -> dict[str, Any]:
+        """The gradients gathered for the next optimizer step."""
+        return self._guard.gradients() if self._guard is not None else {}
+
+    def put_gradients(self, saved: Mapping[str, Any]) -> None:
+        """Put back what `gradients` gave."""
+        if self._guard is not None:
+            self._guard.put_gradients(saved)
+
     @property
     def busy(self) -> bool:
         """Whether a save is in flight."""

@@ -76,7 +76,8 @@ class Session:
         self._stepped = False
         """Whether an optimizer step was counted since a loop was last asked."""
         self._accumulating = False
-        """Whether gradients are being gathered: a micro-batch was done, its optimizer step was not."""
+        """Whether gradients are being gathered: a micro-batch was done, its optimizer step was not. Saves wait until it is;
+        those at the end of a pass or an epoch do not, and take the gradients along."""
         self._steps_at_save: int | None = None
         self._stale: set[str] = set()
         """Values that were not handed over since the last save."""
@@ -99,6 +100,7 @@ class Session:
             "rng": self._rng.capture(),
             "data": dict(data),
             "vars": self.vars,
+            "gradients": self.saver.gradients() if self._accumulating else {},
             "best": None if self.keep.best_by is None else [self.keep.best_by.metric, self._best],
         }
 
@@ -110,6 +112,8 @@ class Session:
         if best is not None and by is not None and best[0] == by.metric:
             self._best = best[1]
         self.loops.resume(own["data"])
+        self.saver.put_gradients(own["gradients"])
+        self._accumulating = bool(own["gradients"])
         self._pending_rng = own["rng"]
         # Here for scripts without loops of milepost; the loop that was asking when the state was captured does it again.
         self.restore_rng()
@@ -186,7 +190,6 @@ class Session:
         self.loops.end_epoch()
         self._loop_end = None
         self._cost.pause()
-        self._accumulating = False
         self._unsaved = True
         self.progress.move(epoch=self.progress.epoch + 1, batch=0, phase=Phase.EPOCH_ENDED)
         if self._due.due(self.progress, at_epoch_end=True) or self._is_new_best(values):
@@ -236,12 +239,12 @@ class Session:
     def loop_ended(self, loop: Loop) -> None:
         """`loop` has no more batches."""
         loop.finished = True
-        self._accumulating = False
+        self._accumulating |= self.loops.since_step(loop)
         self.progress.move(batch=loop.handed)
         if not self.loops.open:
             self.progress.move(phase=Phase.BATCHES_DONE)
             self._loop_end = (self.position(), self._own_state(self.loops.positions(self.loops.done_now(), loop)))
-        self.boundary(loop)
+        self.boundary(loop, between=True)
         self._stepped = False
 
     def validating(self) -> None:
@@ -251,14 +254,14 @@ class Session:
                 self._save(*self._loop_end)
             self._stop()
 
-    def boundary(self, asker: Loop | None) -> None:
-        """Save if that was asked for and is possible here; stop if a signal came."""
+    def boundary(self, asker: Loop | None, *, between: bool = False) -> None:
+        """Save if that was asked for and is possible here; stop if a signal came. `between`: a pass or an epoch has just ended."""
         torn = self.saver.check_torn()
         signalled = self.watch.received is not None
         if not (self._wanted or torn or signalled):
             self.saver.poll()
             return
-        if self._accumulating:
+        if self._accumulating and not between:
             return
         data = self._data(asker)
         if data is None:
