@@ -152,24 +152,24 @@ class Display:
         self._batches.at(now, progress.batch)
 
     def _parts(self, progress: Progress) -> list[Part]:
-        """What is to be said, as (label, value, style)."""
-        of_total = f"/{self._total}" if self._total is not None else ""
-        parts = [("epoch", str(progress.epoch), ""), ("batch", f"{progress.batch}{of_total}", "")]
+        """What is to be said, as (label, value, style). Metrics come last: there may be more than a terminal is wide."""
+        batches = f" ({progress.batch}{'' if self._total is None else f'/{self._total}'})"
+        parts = [("epoch", f"{progress.epoch}{batches if progress.batch or self._total is not None else ''}", "")]
         parts.append(("step", str(progress.step), "bold"))
-        try:
-            parts += [(safe(name), f"{value:.4g}", "cyan") for name, value in progress.metrics.items()]
-        except MetricError:
-            parts.append(("metrics", "cannot be read", "red"))
         if self._steps.value:
             parts.append(("", f"{self._steps.value:.3g} steps/s", ""))
         if self._batches.value and self._total is not None:
             parts.append(("", f"{_duration((self._total - progress.batch) / self._batches.value)} left", ""))
         if self._durable is not None:
-            parts.append(("saved", f"step {self._durable}", "green"))
+            parts.append(("saved", str(self._durable), "green"))
         in_flight = self._in_flight
         if in_flight is not None:
             step, state = in_flight
-            parts.append((state.value, f"step {step}", "red" if state is SaveState.FAILED else "yellow"))
+            parts.append((state.value, str(step), "red" if state is SaveState.FAILED else "yellow"))
+        try:
+            parts += [(safe(name), f"{value:.4g}", "cyan") for name, value in progress.metrics.items()]
+        except MetricError:
+            parts.append(("metrics", "cannot be read", "red"))
         return parts
 
 
