@@ -16,11 +16,13 @@ import secrets
 import socket
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from milepost.core.readjson import Unreadable, read_json
 from milepost.errors import DamagedError, RunBusy
 from milepost.folder import names
 from milepost.folder.fencing import fence
@@ -84,6 +86,7 @@ class Attempt:
         self.run = run
         self.record = record
         self.work = names.attempt_work(record.number)
+        self._began = False
         self._lock = lock
         self._stop = threading.Event()
         self._heart = threading.Thread(target=self._beat, name="milepost-heartbeat", daemon=True)
@@ -99,6 +102,7 @@ class Attempt:
         data = msgspec.json.format(msgspec.json.encode(self.record), indent=1)
         self.run.write(names.attempt_file(self.number), data, replace=True)
         self.run.sync_dir(names.ATTEMPTS)
+        self._began = True
 
     def fenced(self) -> bool:
         """Whether a newer attempt has taken this one's work folder away."""
@@ -109,14 +113,18 @@ class Attempt:
         return False
 
     def end(self, how: str) -> None:
-        """Say how the attempt ended, remove its work folder and let go of the run."""
+        """Say how the attempt ended, remove its work folder and let go of the run.
+
+        An attempt that failed before its record was saved leaves none: the next one continues what it would have.
+        """
         self._stop.set()
         self._heart.join()
         try:
             if not self.fenced():
                 self.record.ended = how
-                self.save_record()
-                self.run.remove_tree(self.work)
+                if self._began:
+                    self.save_record()
+                fence(self.run, self.number)
         finally:
             self._lock.release()
 
@@ -139,16 +147,25 @@ def claim(run: Storage, *, takeover: bool = False) -> Attempt:
     owner = Owner.here()
     while True:
         numbers = attempt_numbers(run)
-        if numbers and not takeover:
-            _refuse_if_alive(run, numbers[-1], owner)
+        if not takeover:
+            _refuse_if_alive(run, numbers, owner)
         number = (numbers[-1] if numbers else 0) + 1
         lock = _take_number(run, number, owner)
         if lock is not None:
             break
-    for earlier in numbers:
-        fence(run, earlier)
-    run.make_folder(names.attempt_work(number))
-    run.sync_dir(names.ATTEMPTS)
+    try:
+        for earlier in numbers:
+            fence(run, earlier)
+        run.make_folder(names.attempt_work(number))
+        run.sync_dir(names.ATTEMPTS)
+        newest = attempt_numbers(run)[-1]
+        if newest != number:
+            # It may have fenced this one when there was no work folder to take away yet.
+            run.remove_tree(names.attempt_work(number))
+            raise RunBusy(f"attempt {newest} was started at the same time and has the run", where=run.root)
+    except BaseException:
+        lock.release()
+        raise
     started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     return Attempt(run, Record(number, owner, started), lock)
 
@@ -181,8 +198,11 @@ def _take_number(run: Storage, number: int, owner: Owner) -> Lock | None:
 
 def attempt_numbers(run: Storage) -> list[int]:
     """All attempts that ever claimed a number, ascending."""
-    found = (names.parse_attempt(name) for name in run.list(names.ATTEMPTS))
-    return sorted({number for number, _ in filter(None, found)})
+    return sorted({number for number, _ in _parsed(run)})
+
+
+def _parsed(run: Storage) -> list[tuple[int, str]]:
+    return [found for name in run.list(names.ATTEMPTS) if (found := names.parse_attempt(name)) is not None]
 
 
 def read_record(run: Storage, number: int) -> Record | None:
@@ -193,10 +213,10 @@ def read_record(run: Storage, number: int) -> Record | None:
     """
     path = names.attempt_file(number)
     try:
-        return msgspec.json.decode(run.read(path), type=Record)
+        return read_json(run.read(path), Record)
     except FileNotFoundError:
         return None
-    except msgspec.MsgspecError as error:
+    except Unreadable as error:
         raise DamagedError(
             "the record of an attempt cannot be read", where=f"{run.root}/{path}", found=error
         ) from error
@@ -210,9 +230,9 @@ def alive(run: Storage, number: int, *, may_write: bool = True) -> tuple[Owner |
     """
     path = names.attempt_lock(number)
     try:
-        owner = msgspec.json.decode(run.read(path), type=Owner)
+        owner = read_json(run.read(path), Owner)
         last = run.stat(path).mtime
-    except (FileNotFoundError, msgspec.MsgspecError):
+    except (FileNotFoundError, Unreadable):
         return None, 0.0
     record = _read_quietly(run, number)
     if record is not None and record.ended:
@@ -243,15 +263,19 @@ def _now(run: Storage) -> float:
         run.remove(probe)
 
 
-def _refuse_if_alive(run: Storage, number: int, newcomer: Owner) -> None:
-    owner, age = alive(run, number)
-    if owner is None:
-        return
-    requeued = owner.slurm_job is not None and owner.slurm_job == newcomer.slurm_job
-    if requeued and newcomer.restart_count > owner.restart_count:
-        return
-    raise RunBusy(
-        f"attempt {number} of this run is alive: process {owner.pid} on {owner.host}, last heard of {age:.0f} s ago",
-        where=run.root,
-        hint="wait for it, stop it, or pass takeover=True to fence it",
-    )
+def _refuse_if_alive(run: Storage, numbers: Sequence[int], newcomer: Owner) -> None:
+    # The newest may not have got as far as a work folder; an earlier one that has one was never fenced, if whoever wanted to died
+    # before it could.
+    unfenced = {number for number, ending in _parsed(run) if ending == "work"}
+    for number in sorted(unfenced.union(numbers[-1:]), reverse=True):
+        owner, age = alive(run, number)
+        if owner is None:
+            continue
+        requeued = owner.slurm_job is not None and owner.slurm_job == newcomer.slurm_job
+        if requeued and newcomer.restart_count > owner.restart_count:
+            continue
+        raise RunBusy(
+            f"attempt {number} of this run is alive: process {owner.pid} on {owner.host}, last heard of {age:.0f} s ago",
+            where=run.root,
+            hint="wait for it, stop it, or pass takeover=True to fence it",
+        )

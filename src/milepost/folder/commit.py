@@ -61,7 +61,7 @@ class Committer:
         final = names.step_folder(snapshot.position.step)
         draft = f"{attempt.work}/{final}"
         try:
-            storage.remove_tree(draft)  # left by a save that failed
+            self._discard(draft)  # left by a save that failed
             storage.make_folder(draft)
             manifest = self._write(draft, snapshot)
             storage.sync_dir(draft)
@@ -77,7 +77,7 @@ class Committer:
             raise
         except BaseException:
             if not attempt.fenced():
-                storage.remove_tree(draft)
+                self._discard(draft)
             raise
         self._base = Base(final, manifest)
         return Listed(final, snapshot.position.step, manifest.summary)
@@ -146,10 +146,22 @@ class Committer:
             if error.errno not in _CANNOT_EXCHANGE:
                 raise
             old = names.set_aside(self._attempt.number, step)
+            self._discard(old)
             storage.rename(final, old)
-            storage.rename(draft, final)
-        storage.sync_dir()
-        put_away(storage, old, self._attempt.number, self._run.info.run)
+            try:
+                storage.rename(draft, final)
+            except OSError:
+                storage.rename(old, final)
+                raise
+        self._discard(old)
+
+    def _discard(self, folder: str) -> None:
+        """Clear a folder of the work folder. It may hold a checkpoint that a new one has replaced: that goes only when the new
+        one is durable under its name."""
+        storage = self._run.storage
+        if exists(storage, folder):
+            storage.sync_dir()
+            put_away(storage, folder, self._attempt.number, self._run.info.run)
 
     def tidy(self, newest: Listed) -> list[str]:
         """Move `latest` and `best`, and remove what `Keep` does not keep. Returns the removed folders.
@@ -168,8 +180,6 @@ class Committer:
         doomed = [decision.checkpoint.folder for decision in decisions if not decision.keep]
         for folder in doomed:
             remove(self._run, folder, self._attempt.work)
-        if doomed:
-            self._run.storage.sync_dir()
         return doomed
 
     def _link(self, name: str, folder: str) -> None:

@@ -2,37 +2,60 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+
 import msgspec
 
 from milepost.core.manifest import SUMMARY_BYTES, decode_summary
+from milepost.core.readjson import read_json
 from milepost.errors import MilepostError
 from milepost.folder import names
 from milepost.storage.base import Storage
+
+DROPPED = "dropped-"
+TRIES = 10
 
 
 def fence(run: Storage, number: int) -> None:
     """Take the work folder of attempt `number` away: nothing it still does becomes visible. Then clear it.
 
-    A committed checkpoint may stand in it, if the attempt ended while it was giving a new one the same name: it gets its name
-    back where nothing has taken it.
+    A committed checkpoint may stand in it, if the attempt ended while it was giving a new one the same name: it gets its
+    name back where nothing has taken it. Others may fence the same attempt at the same time.
     """
-    fenced = names.attempt_fenced(number)
-    if exists(run, names.attempt_work(number)):
+    work, fenced = names.attempt_work(number), names.attempt_fenced(number)
+    if exists(run, work):
+        with contextlib.suppress(FileNotFoundError):  # it ended by itself just now, or somebody else was faster
+            run.rename(work, fenced)
+        run.sync_dir(names.ATTEMPTS)
+    for tries_left in reversed(range(TRIES)):
         try:
-            run.rename(names.attempt_work(number), fenced)
-            run.sync_dir(names.ATTEMPTS)
-        except FileNotFoundError:
-            return  # it ended by itself just now
-    if not exists(run, fenced):
-        return
+            if exists(run, fenced):
+                _clear(run, fenced, number)
+            return
+        except OSError as error:
+            # Somebody clears it too, or a call of the fenced attempt that had found its way in before came to its end.
+            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST) or not tries_left:
+                raise
+
+
+def _clear(run: Storage, fenced: str, number: int) -> None:
+    # A rename that the attempt had begun may still move a draft out, since the kernel finds the folder first and moves then. Under
+    # another name none is found any more: each draft is out, whole, or stays.
     for name in run.list(fenced):
-        committed = name.removeprefix("old-")
-        if names.parse_step(committed) is None:
-            continue
+        if names.parse_step(name) is not None:
+            with contextlib.suppress(FileNotFoundError):
+                run.rename(f"{fenced}/{name}", f"{fenced}/{DROPPED}{name}")
+    for name in run.list(fenced):
+        committed = name.removeprefix(names.OLD)
         if committed != name and not exists(run, committed):
             run.rename(f"{fenced}/{name}", committed)
-        else:
-            put_away(run, f"{fenced}/{name}", number, _identity(run))
+    # What replaced a checkpoint is durable before that goes.
+    run.sync_dir()
+    identity = _identity(run)
+    for name in run.list(fenced):
+        if names.parse_step(name.removeprefix(names.OLD).removeprefix(DROPPED)) is not None:
+            put_away(run, f"{fenced}/{name}", number, identity)
     run.sync_dir()
     run.remove_tree(fenced)
 
@@ -58,7 +81,7 @@ def put_away(run: Storage, folder: str, number: int, identity: str) -> None:
 
 
 def _identity(run: Storage) -> str:
-    return msgspec.json.decode(run.read(names.RUN), type=_Identity).run
+    return read_json(run.read(names.RUN), _Identity).run
 
 
 class _Identity(msgspec.Struct):

@@ -56,8 +56,8 @@ def lineage(records: Mapping[int, Record], checkpoints: Sequence[Listed], attemp
         if record is None:
             lower = _saved(checkpoints) | set(records)
             attempt, bound = max((number for number in lower if number < attempt), default=None), None
-        elif record.parent is None or record.parent.run is not None:
-            break
+        elif record.parent is None or record.parent.run is not None or record.parent.attempt >= attempt:
+            break  # a parent that is no earlier one would lead in circles
         else:
             attempt, bound = record.parent.attempt, record.parent.step
     return found

@@ -11,6 +11,9 @@ TAGS = "tags"
 MANIFEST = "manifest.json"
 SUFFIX = ".safetensors"
 
+OLD = "old-"
+"""How the name of a checkpoint begins that waits in a work folder while its successor takes its place."""
+
 _STEP = re.compile(r"step-(\d{8,})(?:\.superseded-\d+(?:\.\d+)?)?")
 _NUMBERED = re.compile(r"(\d+)\.(json|lock|work|fenced)")
 
@@ -27,7 +30,7 @@ def superseded(step: int, attempt: int) -> str:
 
 def set_aside(attempt: int, step: int) -> str:
     """Where a checkpoint waits while its successor takes its name, if names cannot be exchanged."""
-    return f"{attempt_work(attempt)}/old-{step_folder(step)}"
+    return f"{attempt_work(attempt)}/{OLD}{step_folder(step)}"
 
 
 def parse_step(name: str) -> int | None:

@@ -7,6 +7,7 @@ crash in the middle leaves rubbish in a place that the next attempt clears.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -113,7 +114,6 @@ def decide(
             because(one, "another run wrote it")
         elif (one.summary.attempt, one.step) in tagged:
             because(one, f"tagged {tagged[one.summary.attempt, one.step]}")
-    because(next((one for one in line if one.summary is not None and one.summary.good), None), "newest good")
     if keep.best_by is not None:
         because(best_of(line, keep.best_by), f"best {keep.best_by.metric}")
     in_line = {one.folder for one in line if one.current}
@@ -122,6 +122,9 @@ def decide(
         (one for one in checkpoints if one.folder not in in_line and not one.foreign), key=lambda one: -one.step
     )
     by_age = [one for one in line if one.current] + others
+    # While the lineage has none (it may have begun anew, with a NaN), the newest good one of another branch is all there is.
+    good = (one for one in [*line, *others] if one.summary is not None and one.summary.good)
+    because(next(good, None), "newest good")
     for one in by_age if keep.last is None else by_age[: keep.last]:
         because(one, "all are kept" if keep.last is None else f"among the last {keep.last}")
     for one in line:
@@ -165,9 +168,10 @@ def components(run: RunFolder, folders: Sequence[str]) -> list[set[str]]:
     groups: list[tuple[set[str], set[tuple[int, int]]]] = []
     for folder in folders:
         files = set()
-        for name in run.storage.list(folder):
-            if name.endswith(names.SUFFIX):
-                files.add(run.storage.stat(f"{folder}/{name}").identity)
+        with contextlib.suppress(FileNotFoundError):  # somebody removes it just now
+            for name in run.storage.list(folder):
+                if name.endswith(names.SUFFIX):
+                    files.add(run.storage.stat(f"{folder}/{name}").identity)
         touching = [group for group in groups if group[1] & files]
         merged = ({folder}.union(*(group[0] for group in touching)), files.union(*(group[1] for group in touching)))
         groups = [group for group in groups if group not in touching] + [merged]

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import msgspec
 
 from milepost.core.manifest import FORMAT, SUMMARY_BYTES, Summary, check_version, decode_summary
+from milepost.core.readjson import Unreadable, read_json
 from milepost.errors import FormatError, MilepostError, NotFoundError
 from milepost.folder import names
 from milepost.storage.base import Storage, storage_error
@@ -80,8 +81,8 @@ class RunFolder:
         except OSError as error:
             raise storage_error(error, "read the run", where) from error
         try:
-            info = msgspec.json.decode(data, type=RunInfo)
-        except msgspec.MsgspecError as error:
+            info = read_json(data, RunInfo)
+        except Unreadable as error:
             raise FormatError("the description of the run cannot be read", where=where, found=error) from error
         check_version(info.format, where)
         return cls(storage, info)

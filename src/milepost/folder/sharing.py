@@ -69,9 +69,3 @@ def _unchanged(manifest: Manifest, path: str, entry: Entry, digest: str) -> Shar
         and shard.offset is None
     )
     return shard if same and shard.file in manifest.files else None
-
-
-def holds_only(manifest: Manifest, file: str, paths: Sequence[str]) -> bool:
-    """Whether `file` of a checkpoint holds exactly the tensors `paths`, no dead ones beside them."""
-    held = {path for path, tensor in manifest.tensors.items() if any(shard.file == file for shard in tensor.shards)}
-    return held == set(paths)

@@ -6,6 +6,7 @@ import re
 
 import msgspec
 
+from milepost.core.readjson import Unreadable, read_json
 from milepost.errors import DamagedError, NotFoundError, ReferenceSyntaxError
 from milepost.folder import names
 from milepost.folder.run import Listed, RunFolder, make_folder_if_missing
@@ -32,8 +33,10 @@ def read_tags(run: RunFolder) -> dict[str, Tag]:
         if file.endswith(".json") and not file.startswith("."):
             path = f"{names.TAGS}/{file}"
             try:
-                found[file.removesuffix(".json")] = msgspec.json.decode(run.storage.read(path), type=Tag)
-            except msgspec.MsgspecError as error:
+                found[file.removesuffix(".json")] = read_json(run.storage.read(path), Tag)
+            except FileNotFoundError:
+                continue  # removed just now
+            except Unreadable as error:
                 raise DamagedError("a tag cannot be read", where=f"{run.where}/{path}", found=error) from error
     return found
 

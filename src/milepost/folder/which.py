@@ -13,8 +13,8 @@ from milepost.folder.retention import best_of
 from milepost.folder.run import Listed, RunFolder
 from milepost.folder.tags import read_tags
 
-_STEP = re.compile(r"step=(\d+)")
-_BACK = re.compile(r"~(\d+)")
+_STEP = re.compile(r"step=(\d{1,18})")
+_BACK = re.compile(r"~(\d{1,18})")
 
 
 def find(run: RunFolder, which: str = "latest") -> Listed:

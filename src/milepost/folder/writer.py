@@ -14,7 +14,7 @@ from milepost.core.digest import Checker, file_digest
 from milepost.core.layout import Entry, Layout, overlaps, plan
 from milepost.core.manifest import File, Shard
 from milepost.folder import names
-from milepost.folder.sharing import Base, Reuse, holds_only, reuse
+from milepost.folder.sharing import Base, Reuse, reuse
 from milepost.folder.snapshot import IO_BLOCK, StagedFile
 from milepost.folder.worker import Task, Worker
 from milepost.storage.base import BLOCK, Storage
@@ -89,11 +89,13 @@ class ItemWriter:
     ) -> Written | None:
         """Link what did not change and write the rest beside it; None if linking is not possible here."""
         whole = stem + names.SUFFIX
+        # A file keeps the plain name only if it is, byte for byte, what would be written: its header names tied tensors, too.
+        as_written = file_digest(file.layout.header, [checker.digest() for checker in checkers])
         files: dict[str, File] = {}
         shards: dict[str, Shard] = {}
         for source, kept in found.linked.items():
             old = base.manifest.files[source]
-            current = not found.rest and source == whole and holds_only(base.manifest, source, file.paths)
+            current = source == whole and old.digest == as_written
             target = whole if current else names.part(stem, len(files))
             if not self._try_link(f"{base.folder}/{source}", f"{folder}/{target}", old.size):
                 for name in files:
