@@ -120,27 +120,37 @@ def elsewhere(body: str) -> tuple[str, str]:
 # -- plain lines -------------------------------------------------------------------------------------------------------
 
 
-def test_a_line_at_the_start_after_each_epoch_now_and_then_and_at_the_end(stderr, clock):
+@pytest.mark.parametrize("told", [True, False])
+def test_a_line_at_the_start_after_each_epoch_now_and_then_and_at_the_end(stderr, clock, told):
     metrics = Metrics()
     progress, display = Progress(metrics=metrics), Display(clock=clock)
     for step in range(1, 301):
         clock.now += 1
         metrics.update({"loss": 1 / step})
-        progress.move(step, batch=(step - 1) % 100 + 1)
+        progress.move(step, batch=(step - 1) % 100 + 1, phase=Phase.IN_EPOCH)
         display.update(progress, 100)
         if step % 100 == 0:
             metrics.update({"val_loss": step / 1000})
             progress.move(epoch=progress.epoch + 1, batch=0, phase=Phase.EPOCH_ENDED)
+            if told:
+                display.update(progress)
+                display.update(progress)
     display.close()
-    assert stderr.getvalue().splitlines() == [
+    lines = [
         "milepost: epoch 0 (1/100), step 1, loss 1",
         "milepost: epoch 0 (61/100), step 61, 1 steps/s, 0:39 left, loss 0.01639",
-        "milepost: epoch 1 (1/100), step 101, 1 steps/s, 1:39 left, loss 0.009901, val_loss 0.1",
-        "milepost: epoch 1 (61/100), step 161, 1 steps/s, 0:39 left, loss 0.006211, val_loss 0.1",
-        "milepost: epoch 2 (1/100), step 201, 1 steps/s, 1:39 left, loss 0.004975, val_loss 0.2",
-        "milepost: epoch 2 (61/100), step 261, 1 steps/s, 0:39 left, loss 0.003831, val_loss 0.2",
-        "milepost: epoch 3 (0/100), step 300, 1 steps/s, 1:40 left, loss 0.003333, val_loss 0.3",
+        "milepost: epoch 0 ended, step 100, 1 steps/s, loss 0.01, val_loss 0.1",
+        "milepost: epoch 1 (60/100), step 160, 1 steps/s, 0:40 left, loss 0.00625, val_loss 0.1",
+        "milepost: epoch 1 ended, step 200, 1 steps/s, loss 0.005, val_loss 0.2",
+        "milepost: epoch 2 (60/100), step 260, 1 steps/s, 0:40 left, loss 0.003846, val_loss 0.2",
+        "milepost: epoch 2 ended, step 300, 1 steps/s, loss 0.003333, val_loss 0.3",
     ]
+    if not told:  # then it is noticed one step later
+        lines[2] = "milepost: epoch 1 (1/100), step 101, 1 steps/s, 1:39 left, loss 0.009901, val_loss 0.1"
+        lines[3] = "milepost: epoch 1 (61/100), step 161, 1 steps/s, 0:39 left, loss 0.006211, val_loss 0.1"
+        lines[4] = "milepost: epoch 2 (1/100), step 201, 1 steps/s, 1:39 left, loss 0.004975, val_loss 0.2"
+        lines[5] = "milepost: epoch 2 (61/100), step 261, 1 steps/s, 0:39 left, loss 0.003831, val_loss 0.2"
+    assert stderr.getvalue().splitlines() == lines
 
 
 def test_without_a_loader_only_steps_are_shown(stderr, clock):
@@ -155,6 +165,7 @@ def test_the_last_line_is_not_said_twice(stderr, clock):
     display.close()
     display.close()
     display.update(Progress(step=8))
+    display.update(Progress(step=8, epoch=1, phase=Phase.EPOCH_ENDED))
     assert stderr.getvalue().count("\n") == 1
 
 
@@ -219,6 +230,7 @@ def test_a_metric_that_cannot_be_read_ends_nothing(stderr, clock):
 def test_progress_can_be_switched_off_and_notes_stay(stderr, clock):
     display = Display(False, clock=clock)
     display.update(Progress(step=7))
+    display.update(Progress(step=8, epoch=1, phase=Phase.EPOCH_ENDED))
     display.note("continues from step 7")
     display.warn("the disk is nearly full")
     display.close()

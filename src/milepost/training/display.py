@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from milepost.core.text import safe
 from milepost.errors import MetricError
+from milepost.training.progress import Phase
 
 if TYPE_CHECKING:
     from milepost.training.progress import Progress
@@ -61,7 +62,8 @@ class Display:
         self._enabled, self._clock = enabled, clock
         self._lock = threading.RLock()
         self._live: LiveLine | None = None
-        self._next = math.inf if enabled is False else -math.inf
+        self._off = enabled is False
+        self._next = -math.inf
         self._next_line = math.inf
         self._progress: Progress | None = None
         self._total: int | None = None
@@ -87,14 +89,15 @@ class Display:
             self._in_flight = (step, state)
 
     def update(self, progress: Progress, total: int | None = None) -> None:
-        """Show where the run is. To be called after every step; mostly it looks at the clock and returns.
+        """Show where the run is. To be called after every step and epoch; mostly it looks at the clock and returns.
 
         Args:
             progress: where the run is. It is kept, and read again when there is something to show.
             total: batches in this epoch, if known.
         """
         now = self._clock()
-        if now < self._next:
+        ended = progress.phase is Phase.EPOCH_ENDED and progress.epoch != self._epoch
+        if self._off or (now < self._next and not ended):
             return
         with self._lock:
             self._measure(now, progress)
@@ -119,7 +122,7 @@ class Display:
                 live.close()
             if self._progress is not None:
                 self._say_where(self._progress)
-            self._progress, self._next = None, math.inf
+            self._progress, self._off = None, True
 
     def _close_at_exit(self) -> None:
         if self._live is not None and self._live.ours:
@@ -153,13 +156,18 @@ class Display:
 
     def _parts(self, progress: Progress) -> list[Part]:
         """What is to be said, as (label, value, style). Metrics come last: there may be more than a terminal is wide."""
-        batches = f" ({progress.batch}{'' if self._total is None else f'/{self._total}'})"
-        parts = [("epoch", f"{progress.epoch}{batches if progress.batch or self._total is not None else ''}", "")]
-        parts.append(("step", str(progress.step), "bold"))
+        total, ended = self._total, progress.phase is Phase.EPOCH_ENDED
+        if ended:
+            epoch = f"{progress.epoch - 1} ended"
+        elif progress.batch or total is not None:
+            epoch = f"{progress.epoch} ({progress.batch}{'' if total is None else f'/{total}'})"
+        else:
+            epoch = str(progress.epoch)
+        parts = [("epoch", epoch, ""), ("step", str(progress.step), "bold")]
         if self._steps.value:
             parts.append(("", f"{self._steps.value:.3g} steps/s", ""))
-        if self._batches.value and self._total is not None:
-            parts.append(("", f"{_duration((self._total - progress.batch) / self._batches.value)} left", ""))
+        if self._batches.value and total is not None and not ended:
+            parts.append(("", f"{_duration((total - progress.batch) / self._batches.value)} left", ""))
         if self._durable is not None:
             parts.append(("saved", str(self._durable), "green"))
         in_flight = self._in_flight
