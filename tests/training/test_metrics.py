@@ -6,8 +6,8 @@ from fractions import Fraction
 import ml_dtypes
 import numpy as np
 import pytest
-
 import torch
+
 from milepost.errors import MetricError
 from milepost.training.metrics import Deferred, Metrics, is_scalar, scalar
 
