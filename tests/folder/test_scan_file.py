@@ -62,3 +62,12 @@ def test_what_check_file_returns_is_what_was_saved(large: Path) -> None:
     parts = checkpoint.check_file("model.safetensors", Pages(size).view)
     for key, part in parts.items():
         assert bytes(part) == checkpoint[f"model/{key}"].tobytes()
+
+
+def test_every_tensor_that_was_changed_is_named(large: Path) -> None:
+    file = large / "model.safetensors"
+    for offset in (4096, file.stat().st_size - 1):
+        flip(file, offset)
+    (finding,) = verify_fully(Checkpoint(LocalStorage(large)))
+    assert finding.problem is not None
+    assert finding.problem.message == "the bytes of 'a', 'c' are not what was saved"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -22,6 +22,8 @@ from milepost.storage.base import BLOCK, Storage, storage_error
 
 SCAN_BYTES = 2 * IO_BLOCK
 """Memory that `Checkpoint.scan_file` needs: one block to look at and one being read."""
+MOST_NAMED = 20
+"""Tensors that an error about a file names; one that names thousands helps nobody."""
 
 
 class Checkpoint(TensorSource):
@@ -119,7 +121,7 @@ class Checkpoint(TensorSource):
         except OSError as error:
             raise storage_error(error, "read the tensor", where) from error
         if digest(data) != shard.digest:
-            raise changed(shard, where)
+            raise changed([shard], where)
         return data
 
     def spans(self, file: str) -> Mapping[str, Span]:
@@ -214,9 +216,8 @@ class Checkpoint(TensorSource):
             if on_block is not None:
                 on_block(len(block))
         digests = {key: checker.digest() for key, checker in zip(in_order, checkers, strict=True)}
-        for key, (_, shard) in shards.items():
-            if digests[key] != shard.digest:
-                raise changed(shard, where)
+        if wrong := [shard for key, (_, shard) in shards.items() if digests[key] != shard.digest]:
+            raise changed(wrong, where)
         if file_digest(header, list(digests.values())) != self.manifest.files[file].digest:
             raise DamagedError("the header, or an entry that is no longer used, was changed", where=where)
         return spans
@@ -233,12 +234,14 @@ def item_of(path: str) -> str:
     return path.partition("/")[0]
 
 
-def changed(shard: Shard, where: str) -> DamagedError:
-    """The error for bytes that differ from their digest."""
+def changed(shards: Sequence[Shard], where: str) -> DamagedError:
+    """The error for bytes that differ from their digests."""
+    named = ", ".join(repr(shard.key) for shard in shards[:MOST_NAMED])
+    more = f" and {len(shards) - MOST_NAMED} more" if len(shards) > MOST_NAMED else ""
     return DamagedError(
-        f"the bytes of {shard.key!r} are not what was saved",
+        f"the bytes of {named}{more} are not what was saved",
         where=where,
-        expected=shard.digest.removeprefix(PREFIX),
+        expected=shards[0].digest.removeprefix(PREFIX) if len(shards) == 1 else None,
         hint="use another checkpoint; `milepost verify` names all that is damaged",
     )
 

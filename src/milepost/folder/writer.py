@@ -59,7 +59,8 @@ class ItemWriter:
             # Expected to be written whole: do not wait for the last byte before writing the first.
             self._write_image(f"{folder}/{whole}", file.layout, _checked(file, checkers))
             found = reuse(base, file.paths, file.layout.entries, [checker.digest() for checker in checkers])
-            self._mostly_changes[file.item] = _mostly_changes(file.layout, found)
+            if comparable:  # the first save has nothing to learn from
+                self._mostly_changes[file.item] = _mostly_changes(file.layout, found)
             if found.rest or not found.linked:
                 return self._whole(whole, file, checkers)
             self._run.remove(f"{folder}/{whole}")

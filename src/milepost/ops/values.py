@@ -67,15 +67,14 @@ def write_npy(array: Array, file: str) -> str | None:
         StorageError: it cannot be written.
     """
     array, changed = as_npy(array)
-    try:
-        with wording("write the file", file), open(file, "xb") as out:
-            try:
-                np.save(out, array, allow_pickle=False)
-            except BaseException:
-                os.unlink(file)
-                raise
-    except FileExistsError:
-        raise ScriptError("the file exists already", where=file, hint="choose another name, or remove it") from None
+    if os.path.lexists(file):
+        raise ScriptError("the file exists already", where=file, hint="choose another name, or remove it")
+    with wording("write the file", file), open(file, "xb") as out:
+        try:
+            np.save(out, array, allow_pickle=False)
+        except BaseException:
+            os.unlink(file)
+            raise
     return changed
 
 
