@@ -34,8 +34,18 @@ class Pages:
 
     def touch(self) -> None:
         """Have the kernel back all of it now. Fresh memory takes 10 to 50 times as long to write as used memory."""
-        for start in range(0, self.size, _POPULATE_BYTES):
-            part = ctypes.c_size_t(min(_POPULATE_BYTES, self.size - start))
-            # By ctypes and in parts: `mmap.madvise` holds the interpreter lock for as long as it takes.
-            if _libc.madvise(ctypes.c_void_p(self.address + start), part, _POPULATE_WRITE):
-                return  # an older kernel: the first use is slower
+        populate(self.address, self.size)
+
+
+def populate(address: int, size: int) -> None:
+    """Have the kernel back the whole pages within `size` bytes from `address` now, by huge pages where it can."""
+    first = -(-address // BLOCK) * BLOCK
+    last = (address + size) // BLOCK * BLOCK
+    if last <= first:
+        return
+    _libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), mmap.MADV_HUGEPAGE)
+    for start in range(first, last, _POPULATE_BYTES):
+        part = ctypes.c_size_t(min(_POPULATE_BYTES, last - start))
+        # By ctypes and in parts: `mmap.madvise` holds the interpreter lock for as long as it takes.
+        if _libc.madvise(ctypes.c_void_p(start), part, _POPULATE_WRITE):
+            return  # an older kernel: the first use is slower

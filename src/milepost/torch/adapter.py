@@ -8,6 +8,7 @@ from milepost.core import dtypes
 from milepost.core.adapter import LeafInfo
 from milepost.core.manifest import Tensor
 from milepost.errors import NotStorableError
+from milepost.storage.pages import populate
 
 DTYPES = {
     getattr(torch, name): dtypes.dtype(name)
@@ -21,6 +22,10 @@ DTYPES = {
 """torch's dtypes -> ours. Quantised and sub-byte integer dtypes are not among them."""
 
 BY_NAME = {kind.name: dtype for dtype, kind in DTYPES.items()}
+
+
+LARGE = 4 << 20
+"""Bytes from which a new tensor's memory is worth backing by huge pages before it is written."""
 
 
 class TorchAdapter:
@@ -102,6 +107,8 @@ class TorchAdapter:
             made = torch.empty(tensor.shape, dtype=source.dtype, device=device)
         else:
             made = torch.empty_strided(tensor.shape, tensor.strides, dtype=source.dtype, device=device)
+        if device.type == "cpu" and made.nbytes >= LARGE:
+            populate(made.data_ptr(), made.nbytes)
         return made.copy_(source)
 
 

@@ -28,7 +28,7 @@ def _shown(tensor: torch.Tensor) -> str:
 class ModuleItem:
     """A module: parameters, buffers and extra state, by the names of its `state_dict`."""
 
-    replaced = False
+    replaced, borrows = False, True
 
     def __init__(self, name: str, module: torch.nn.Module) -> None:
         self.name, self.object = name, module
@@ -62,7 +62,7 @@ class OptimizerItem:
     comes back with the dtype and strides it was saved with, in memory of its own.
     """
 
-    replaced = False
+    replaced = borrows = False
 
     def __init__(self, name: str, optimizer: torch.optim.Optimizer) -> None:
         self.name, self.object = name, optimizer

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast
 
 from milepost.errors import LoaderError
 from milepost.training.feeds_checks import Position, capture_generators, check, digest, length_of, restore_generators
 from milepost.training.generators import find_generators
-from milepost.training.rng import Course, libraries
+from milepost.training.rng import Course, draw_all
 
 
 class StatefulFeed:
@@ -19,57 +19,71 @@ class StatefulFeed:
         iterable: what is read.
         first: its first iterator, if the state is in the iterators and one was made to find out.
         holder: what has the state, where that is neither the iterable nor its iterators.
-        pack: makes the state plain.
-        unpack: undoes `pack`.
-        end: ends an iterator that is left.
-        notes: what to say about exactness at the start.
 
     """
 
     def __init__(
-        self,
-        iterable: Iterable[object],
-        *,
-        first: Iterator[object] | None = None,
-        holder: object = None,
-        pack: Callable[[Any], Any] = lambda state: state,
-        unpack: Callable[[Any], Any] = lambda state: state,
-        end: Callable[[Any], None] | None = None,
-        notes: Sequence[str] = (),
+        self, iterable: Iterable[object], *, first: Iterator[object] | None = None, holder: object = None
     ) -> None:
-        self.notes = list(notes)
+        self.notes: list[str] = []
         self.length = length_of(iterable)
         self._iterable, self._first = iterable, first
         self._holder: Any = iterable if holder is None and first is None else holder
-        self._pack, self._unpack, self._end = pack, unpack, end
         self._where = type(first if self._holder is None else self._holder).__qualname__
         self._iterator: Any = None
-        self._handed, self._over = 0, False
+        self._begun, self._handed, self._over = False, 0, False
 
     def begin(self, saved: Mapping[str, object] | None) -> None:
         """See `Feed.begin`."""
-        self._handed, self._over, self._iterator = 0, False, None
         if saved is None:
-            self._iterator = self._fresh()
-            return
-        check(saved, self._facts(), self._where)
-        self._handed, self._over = cast("int", saved["done"]), bool(saved["over"])
-        state = self._unpack(saved["state"])
+            # Before its first batch a pass is described by what came before it: many an iterable only begins with that.
+            self._before = self._state() if self._begun and self._holder is not None else None
+            self._seeds = draw_all()
+        else:
+            check(saved, self._facts(), self._where)
+            self._before, self._seeds = saved["before"], dict(cast("Mapping[str, int]", saved["seeds"]))
+        self.close()
+        self._begun, self._handed, self._over = True, 0, False
+        if saved is not None:
+            self._handed, self._over = cast("int", saved["done"]), bool(saved["over"])
         with Course():  # what the iterable draws now, the pass drew before the save
-            if self._holder is not None:
-                self._holder.load_state_dict(state)
-            if not self._over:
-                self._iterator = self._fresh()
-                if self._holder is None:
-                    self._iterator.load_state_dict(state)
+            if saved is not None and self._over:
+                self._load_end(saved["state"])
+            elif saved is not None and (self._handed or self._holder is None):
+                self._iterator = self._load(saved["state"])
+            else:
+                if saved is not None and self._before is not None:
+                    self._load_end(self._before)
+                with Course(self._seeds):
+                    self._iterator = self._fresh()
 
     def _fresh(self) -> Iterator[object]:
         first, self._first = self._first, None
         return iter(self._iterable) if first is None else first
 
+    def _load(self, state: Any) -> Iterator[object]:
+        if self._holder is not None:
+            self._holder.load_state_dict(state)
+            return self._fresh()
+        iterator: Any = self._fresh()
+        iterator.load_state_dict(state)
+        return cast("Iterator[object]", iterator)
+
+    def _load_end(self, state: Any) -> None:
+        """Bring the iterable where it is after a whole pass, so that the next iterator begins another."""
+        if self._holder is None:
+            return
+        for _ in self._load(state):  # ends at once where the state says that the pass had ended ...
+            self._holder.load_state_dict(state)  # ... and where it already stood at the next pass, it does so again
+            break
+
+    def _state(self) -> object:
+        holder = self._iterator if self._holder is None else self._holder
+        return None if holder is None else holder.state_dict()
+
     def next(self) -> object:
         """See `Feed.next`."""
-        if self._iterator is None:
+        if self._iterator is None or self._over:
             raise StopIteration
         try:
             batch = next(self._iterator)
@@ -89,14 +103,17 @@ class StatefulFeed:
                 found="a save in an inner loop",
                 hint="save in the outer loop only (train=False inside), or read a list or a map-style loader outside",
             )
-        holder = self._iterator if self._holder is None else self._holder
-        state = None if holder is None else self._pack(holder.state_dict())
-        return {"facts": self._facts(), "done": done, "over": self._over, "state": state}
+        return {
+            "facts": self._facts(),
+            "done": done,
+            "over": self._over,
+            "state": self._state(),
+            "before": self._before,
+            "seeds": dict(self._seeds),
+        }
 
     def close(self) -> None:
         """See `Feed.close`."""
-        if self._end is not None and self._iterator is not None:
-            self._end(self._iterator)
         if self._holder is not None:
             self._iterator = None
 
@@ -128,7 +145,7 @@ class ReplayFeed:
         self._handed, self._over, self._iterator = 0, False, None
         self._digest = self._digest_before = 0
         if saved is None:
-            self._seeds = {library.name: library.draw() for library in libraries()}
+            self._seeds = draw_all()
         else:
             check(saved, self._facts, self._where)
             self._seeds = dict(cast("Mapping[str, int]", saved["seeds"]))

@@ -42,6 +42,8 @@ class Item(Protocol):
     """The live object, or the newest value."""
     replaced: bool
     """Whether it is a value that the script hands over, rather than an object changed in place."""
+    borrows: bool
+    """Whether `restore` copies the tensors it is given, and so can do with views."""
 
     def capture(self) -> Any:
         """The nested value to save, with live tensors in it."""
@@ -92,7 +94,7 @@ def make_item(name: str, value: Any) -> Item:
 class StatefulItem:
     """An object with ``state_dict()`` and ``load_state_dict()``: schedulers, scalers, metrics, one's own."""
 
-    replaced = False
+    replaced = borrows = False
 
     def __init__(self, name: str, value: Any) -> None:
         self.name, self.object = name, value
@@ -120,7 +122,7 @@ class StatefulItem:
 class GeneratorItem:
     """A random generator object: of Python, NumPy or a framework."""
 
-    replaced = False
+    replaced = borrows = False
 
     def __init__(self, name: str, value: Any) -> None:
         self.name, self.object = name, value
@@ -141,7 +143,7 @@ class GeneratorItem:
 class ValueItem:
     """A value that is replaced rather than changed in place: arrays, pytrees, plain data."""
 
-    replaced = True
+    replaced, borrows = True, False
 
     def __init__(self, name: str, value: Any) -> None:
         self.name, self.object = name, value

@@ -139,7 +139,13 @@ def _restore(
     applied: Mapping[str, Any],
     before: Record | None,
 ) -> Opened:
-    listed, checkpoint, loaded, passed_over = choose(source, found, stager.room, fall_back=fall_back)
+    listed, checkpoint, loaded, passed_over = choose(
+        source,
+        found,
+        stager.room,
+        fall_back=fall_back,
+        ahead=[name for name, item in items.items() if not item.borrows],
+    )
     assert listed.summary is not None
     # An override is part of the branch: it is applied once, where the branch begins, and then lives on in the state.
     fresh = {pattern: value for pattern, value in overrides.items() if applied.get(pattern, _ABSENT) != value}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
@@ -22,6 +22,7 @@ from milepost.errors import (
 )
 from milepost.folder.checkpoint import Checkpoint
 from milepost.folder.run import Listed, RunFolder
+from milepost.folder.worker import Worker
 from milepost.storage.base import BLOCK
 from milepost.training.items import RESERVED, Item
 
@@ -61,6 +62,17 @@ class LoadedItem:
         self._by_path = {path: tensor for path, tensor in tensors.items() if path.partition("/")[0] == name}
         self.tensors = {path[len(name) + 1 :]: tensor for path, tensor in self._by_path.items()}
         self._overrides: dict[str, Any] = {}
+        self._made: dict[str, Any] = {}
+
+    @property
+    def paths(self) -> Collection[str]:
+        """The paths of its tensors."""
+        return self._by_path.keys()
+
+    def build(self) -> None:
+        """Make all tensors now, while other files are still being read."""
+        for path in self._by_path:
+            self._tensor(path)
 
     def override(self, overrides: Mapping[str, Any]) -> list[str]:
         """Replace plain values by path patterns when the value is made; returns the patterns that match something."""
@@ -69,45 +81,67 @@ class LoadedItem:
         self._overrides = {pattern: overrides[pattern] for pattern in matching}
         return matching
 
+    def _tensor(self, path: str, borrow: bool = False) -> Any:
+        tensor = self._by_path.get(path)
+        first = path if tensor is None or tensor.same_as is None else tensor.same_as
+        if first not in self._made:
+            kept = self._by_path.get(first)
+            if kept is None or first not in self._data:
+                raise DamagedError(f"the structure names a tensor {first!r} that is not there", where=self.name)
+            adapter = adapter_for(kept.type)
+            view = getattr(adapter, "view", None) if borrow else None
+            self._made[first] = (view or adapter.build)(self._data[first], kept)
+        return self._made[first]
+
     def value(self, *, borrow: bool = False) -> Any:
-        made: dict[str, Any] = {}
-
-        def build(path: str) -> Any:
-            tensor = self._by_path.get(path)
-            first = path if tensor is None or tensor.same_as is None else tensor.same_as
-            if first not in made:
-                kept = self._by_path.get(first)
-                if kept is None or first not in self._data:
-                    raise DamagedError(f"the structure names a tensor {first!r} that is not there", where=self.name)
-                adapter = adapter_for(kept.type)
-                view = getattr(adapter, "view", None) if borrow else None
-                made[first] = (view or adapter.build)(self._data[first], kept)
-            return made[first]
-
-        value = tree.unflatten(self.structure, build, self.name)
+        """See `milepost.training.items.Loaded`. To be asked for once: the tensors are the same the next time."""
+        value = tree.unflatten(self.structure, lambda path: self._tensor(path, borrow), self.name)
         for pattern, replacement in self._overrides.items():
             override(value, self.name, pattern, replacement)
         return value
 
 
-def load(checkpoint: Checkpoint, allocate: Allocate) -> dict[str, LoadedItem]:
+def load(checkpoint: Checkpoint, allocate: Allocate, ahead: Collection[str] = ()) -> dict[str, LoadedItem]:
     """Read every file of `checkpoint` and check every byte.
+
+    Args:
+        checkpoint: what to read.
+        allocate: memory for the files.
+        ahead: items whose tensors are made while other files are still being read.
 
     Raises:
         DamagedError: anything differs from what was saved.
         StorageError: the storage refused.
     """
-    data: dict[str, memoryview] = {}
-    for file, entries in checkpoint.files_of().items():
-        size = checkpoint.manifest.files[file].size
-        parts = checkpoint.check_file(file, allocate(file, -(-size // BLOCK) * BLOCK))
-        data |= {path: parts[key] for key, path in entries.items()}
     manifest = checkpoint.manifest
-    return {name: LoadedItem(name, structure, manifest.tensors, data) for name, structure in manifest.items.items()}
+    data: dict[str, memoryview] = {}
+    items = {name: LoadedItem(name, structure, manifest.tensors, data) for name, structure in manifest.items.items()}
+    waiting = {
+        name: {path for path in items[name].paths if manifest.tensors[path].shards} for name in ahead if name in items
+    }
+    # The largest first: making its tensors takes longest, and then hides behind reading the others.
+    files = sorted(checkpoint.files_of().items(), key=lambda file: -manifest.files[file[0]].size)
+    with Worker("milepost-build") as builder:
+        building = []
+        for file, entries in files:
+            size = manifest.files[file].size
+            parts = checkpoint.check_file(file, allocate(file, -(-size // BLOCK) * BLOCK))
+            data |= {path: parts[key] for key, path in entries.items()}
+            for name in [name for name, paths in waiting.items() if paths <= data.keys()]:
+                del waiting[name]
+                building.append(builder.submit(items[name].build))
+        for task in building:
+            task.result()
+    return items
 
 
 def choose(
-    run: RunFolder, candidates: Sequence[Listed], allocate: Allocate, *, fall_back: bool
+    run: RunFolder,
+    candidates: Sequence[Listed],
+    allocate: Allocate,
+    *,
+    fall_back: bool,
+    ahead: Collection[str] = (),
 ) -> tuple[Listed, Checkpoint, dict[str, LoadedItem], list[tuple[str, str]]]:
     """The first good one of `candidates`: its bytes match their digests, and its trained floats are finite.
 
@@ -116,6 +150,7 @@ def choose(
         candidates: in the order of preference.
         allocate: memory for the state.
         fall_back: whether to try the next if one is damaged or not good.
+        ahead: see `load`.
 
     Returns:
         The listing, the checkpoint, its items, and (folder, reason) for each that was passed over.
@@ -132,7 +167,7 @@ def choose(
                 passed_over.append((one.folder, one.summary.why_not_good or "not good"))
                 continue
             checkpoint = Checkpoint(run.storage.child(one.folder))
-            return one, checkpoint, load(checkpoint, allocate), passed_over
+            return one, checkpoint, load(checkpoint, allocate, ahead), passed_over
         except (DamagedError, NotFoundError, StorageError, FormatError) as error:
             if not fall_back:
                 raise

@@ -98,6 +98,11 @@ def seed_all(seed: int) -> None:
         library.seed(derive(seed, library.name))
 
 
+def draw_all() -> dict[str, int]:
+    """A number from each library's global generator: seeds for a `Course` that follow from the program's own."""
+    return {library.name: library.draw() for library in libraries()}
+
+
 class GlobalRng:
     """The states of all global generators of this process.
 

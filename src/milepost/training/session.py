@@ -85,6 +85,8 @@ class Session:
         """The position and own state at the end of the batch loop, for a signal that comes during validation."""
         self._pending_rng: Mapping[str, Any] | None = None
         self._metrics_seen: set[str] = set()
+        self._epoch_metrics: set[str] = set()
+        """Those that came at the end of an epoch, and so belong to no other step."""
         self._best: float | None = None
         """The best value so far of the metric that decides what is best."""
         if opened.own is not None:
@@ -108,12 +110,12 @@ class Session:
         where = own["progress"]
         self.progress.move(where["step"], where["epoch"], where["batch"], Phase(own["phase"]))
         self.vars = own["vars"]
-        best, by = own["best"], self.keep.best_by
+        best, by = own.get("best"), self.keep.best_by
         if best is not None and by is not None and best[0] == by.metric:
             self._best = best[1]
         self.loops.resume(own["data"])
-        self.saver.put_gradients(own["gradients"])
-        self._accumulating = bool(own["gradients"])
+        self.saver.put_gradients(own.get("gradients", {}))
+        self._accumulating = any(own.get("gradients", {}).values())
         self._pending_rng = own["rng"]
         # Here for scripts without loops of milepost; the loop that was asking when the state was captured does it again.
         self.restore_rng()
@@ -187,11 +189,13 @@ class Session:
             raise StepError("run.epoch_end was called twice in one epoch", where=f"epoch {self.epoch}")
         self.metrics.update(values)
         self._metrics_seen |= values.keys()
+        self._epoch_metrics |= values.keys()
         self.loops.end_epoch()
         self._loop_end = None
         self._cost.pause()
         self._unsaved = True
         self.progress.move(epoch=self.progress.epoch + 1, batch=0, phase=Phase.EPOCH_ENDED)
+        self.display.update(self.progress)
         if self._due.due(self.progress, at_epoch_end=True) or self._is_new_best(values):
             self._wanted = True
 
@@ -281,6 +285,11 @@ class Session:
         where = self.progress
         return Position(where.step, where.epoch, where.batch, str(where.phase))
 
+    def _metrics_at(self, position: Position) -> dict[str, float]:
+        """The metrics of this very state: those of the last epoch's end are not those of the steps after it."""
+        ended = position.phase == Phase.EPOCH_ENDED
+        return {name: value for name, value in self.metrics.read().items() if ended or name not in self._epoch_metrics}
+
     def _data(self, asker: Loop | None) -> dict[str, Any] | None:
         done = self.loops.done_now() if asker is None else self.loops.done(asker)
         return None if done is None else self.loops.positions(done, asker)
@@ -297,7 +306,7 @@ class Session:
         cost = self._cost.save_begins()
         if cost is not None:
             self._due.cost(cost)
-        pending = self.saver.save(position, self.metrics.read(), own)
+        pending = self.saver.save(position, self._metrics_at(position), own)
         if pending is not None:
             self._wanted = self._unsaved = False
             self._due.saved(self.progress)
