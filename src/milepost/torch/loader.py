@@ -17,10 +17,11 @@ from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset,
 from milepost.errors import LoaderError
 from milepost.torch.fetch import Fetch, Unopened
 from milepost.torch.loader_order import Order
+from milepost.torch.loader_state import LoaderStateFeed, is_torchdata
 from milepost.torch.loader_workers import copy_of, shield, stop
 from milepost.training.feeds import Feed, SequenceFeed, keeps_state, refusal
 from milepost.training.feeds_checks import Position, capture_generators, check, digest, length_of
-from milepost.training.feeds_iterable import ReplayFeed, StatefulFeed
+from milepost.training.feeds_iterable import ReplayFeed
 
 __all__ = ["MapFeed", "feed_for", "shield"]
 
@@ -35,23 +36,19 @@ def feed_for(loader: object, *, replay: bool) -> Feed | None:
     if isinstance(loader, torch.Tensor):
         return SequenceFeed(loader)  # type: ignore[arg-type]
     if not isinstance(loader, DataLoader):
-        return _stateful(loader) if keeps_state(loader) and not replay else None
+        return LoaderStateFeed(loader) if keeps_state(loader) and not replay else None
     ours = type(loader).__iter__ is DataLoader.__iter__
-    if not isinstance(loader.dataset, IterableDataset) and (ours or _is_torchdata(loader)):
+    if not isinstance(loader.dataset, IterableDataset) and (ours or is_torchdata(loader)):
         return MapFeed(loader)
     if replay:
         return ReplayFeed(shield(loader), facts={"workers": loader.num_workers})
     if keeps_state(loader):
-        return _stateful(shield(loader))
+        return LoaderStateFeed(shield(loader))
     if not ours:
         raise refusal(loader, "it has an __iter__ of its own")
     if loader.num_workers == 0 and keeps_state(loader.dataset):
-        return _stateful(loader, loader.dataset)
+        return LoaderStateFeed(loader, loader.dataset)
     raise refusal(loader, f"{type(loader.dataset).__qualname__} is an IterableDataset")
-
-
-def _is_torchdata(loader: DataLoader[Any]) -> bool:
-    return getattr(type(loader).__iter__, "__module__", "").startswith("torchdata.stateful_dataloader.")
 
 
 # -- map-style ----------------------------------------------------------------------
@@ -97,7 +94,7 @@ class MapFeed:
                 )
         if not loader.in_order and loader.num_workers:
             self.notes.append(f"{self._where}: in_order=False is not heeded, batches come in order")
-        self._copy = copy_of(loader, DataLoader if _is_torchdata(loader) else type(loader), **stand_ins)
+        self._copy = copy_of(loader, DataLoader if is_torchdata(loader) else type(loader), **stand_ins)
         self._order: Order | None = None
         self._iterator: Any = None
         self._open = False
@@ -171,39 +168,3 @@ def _draws_nothing(loader: DataLoader[Any]) -> bool:
     while type(dataset) is Subset:
         dataset = dataset.dataset
     return type(dataset) is TensorDataset and loader.collate_fn in (default_collate, default_convert)
-
-
-# -- through a state of their own ----------------------------------------------------------------------
-
-
-def _stateful(loader: Any, holder: Any = None) -> StatefulFeed:
-    name = type(loader if holder is None else holder).__qualname__
-    notes = [f"{name}: continues through its own state_dict, and is as exact as that is"]
-    if getattr(loader, "num_workers", 0):
-        notes.append(f"{name}: what its workers draw at random is not repeated after a restart")
-    end = stop if not getattr(loader, "persistent_workers", False) else None
-    return StatefulFeed(loader, holder=holder, pack=_pack, unpack=_unpack, end=end, notes=notes)
-
-
-_TENSOR = "torch.Tensor"
-
-
-def _pack(state: Any) -> Any:
-    """`state` with arrays for tensors."""
-    if isinstance(state, torch.Tensor):
-        return {_TENSOR: state.detach().cpu().numpy().copy()}
-    if isinstance(state, dict):
-        return {key: _pack(value) for key, value in state.items()}
-    if type(state) in (list, tuple):
-        return type(state)(_pack(value) for value in state)
-    return state
-
-
-def _unpack(state: Any) -> Any:
-    if isinstance(state, dict):
-        if state.keys() == {_TENSOR}:
-            return torch.from_numpy(state[_TENSOR].copy())
-        return {key: _unpack(value) for key, value in state.items()}
-    if type(state) in (list, tuple):
-        return type(state)(_unpack(value) for value in state)
-    return state

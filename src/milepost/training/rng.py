@@ -128,7 +128,7 @@ class GlobalRng:
         """Library → device → state."""
         states = {library.name: library.capture() for library in libraries()}
         for name, devices in self._absent.items():
-            states[name] = {**devices, **states.get(name, {})}
+            states[name] = {**states.get(name, {}), **devices}
         return states
 
     def restore(self, saved: Mapping[str, Mapping[str, State]]) -> list[str]:
