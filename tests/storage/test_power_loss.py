@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from milepost.storage.faults import FaultyStorage, Killed, NoSync, kill
 from milepost.storage.local import TEMPORARY
-from milepost.storage.memory import SECTOR, MemoryStorage
+from milepost.storage.disk import SECTOR
+from milepost.storage.memory import MemoryStorage
 
 if TYPE_CHECKING:
     from milepost.storage import Storage

@@ -1,236 +1,27 @@
-"""A storage in memory that can lose its power: `MemoryStorage`.
+"""A storage in memory: `MemoryStorage`.
 
 It keeps the contract of `milepost.storage.base` and promises nothing beyond it, so that code that is safe here is safe
-on every POSIX file system. What `MemoryStorage.crash` may lose:
-
-* **Data.** What was not synced of a file is lost, cut short, there, or there in part, with zeros or garbage between.
-* **Names.** An operation on names is one change (two where something is made under a temporary name and then renamed),
-  pending until a sync. Power loss keeps any subset of the pending changes in which each has those it builds on: earlier
-  ones of the same name, and, when a folder moves, earlier moves of the folders above its new place (else two moves
-  could put two folders into each other). Changes of different names are kept or lost whatever their order was.
-* A change is kept or lost whole: **a rename is never half.**
-
-Which sync makes a change durable: that of the folder that holds the name. For a rename it is the folder of the *new*
-name: the sync a commit makes after it, and the weakest assumption that is enough. A sync of the old name's folder alone
-promises nothing here. For an exchange it is either folder. Syncing a folder makes durable the names *in* it, never its
-own name, and syncing a file's data never makes its name durable.
+on every POSIX file system. What `MemoryStorage.crash` may lose is described in `milepost.storage.disk`.
 """
 
 from __future__ import annotations
 
 import errno
 import functools
-import itertools
-import os
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from milepost.storage.base import Buffer, Kind, Stat
 from milepost.storage.direct import flat
+from milepost.storage.disk import Choose, Disk, File, Folder, Link, Node, os_error
 from milepost.storage.local import checked_path, temporary_name
 
-SECTOR = 512
-"""Bytes that a disk writes whole or not at all."""
-
-_UNLIMITED = 1 << 50
 _MOST_LINKS = 40  # as Linux: more symbolic links on one path are ELOOP
-
-Choose = Callable[[int], int]
-
-
-class _File:
-    """Bytes; `synced` is the part at the beginning that survives power loss."""
-
-    def __init__(self, number: int, now: float, data: bytes = b"") -> None:
-        self.number, self.mtime = number, now
-        self.links = 0
-        self.data = bytearray(data)
-        self.synced = b""
-        self.reserved = 0
-        self.read_only = False
-
-    def room(self) -> int:
-        return max(len(self.data), self.reserved)
-
-    def after_power_loss(self, choose: Choose) -> bytes:
-        if self.synced == self.data:
-            return self.synced
-        rest = bytes(self.data[len(self.synced) :])
-        how = choose(4)
-        if how == 0:
-            return self.synced
-        if how == 1:
-            return self.synced + rest[: choose(len(rest) + 1)]
-        if how == 2:
-            return bytes(self.data)
-        sectors = [rest[start : start + SECTOR] for start in range(0, len(rest), SECTOR)]
-        return self.synced + b"".join(
-            (sector, bytes(len(sector)), b"\xa5" * len(sector))[choose(3)] for sector in sectors
-        )
-
-
-class _Link:
-    def __init__(self, number: int, now: float, target: str) -> None:
-        self.number, self.mtime = number, now
-        self.links = 0
-        self.target = target
-
-
-class _Folder:
-    """Names as processes see them, and as they are on disk."""
-
-    def __init__(self, number: int, now: float) -> None:
-        self.number, self.mtime = number, now
-        self.links = 0
-        self.parent: _Folder | None = None
-        self.names: dict[str, _Node] = {}
-        self.durable: dict[str, _Node] = {}
-
-    def and_above(self) -> Iterator[_Node]:
-        folder: _Folder | None = self
-        while folder is not None:
-            yield folder
-            folder = folder.parent
-
-
-_Node = _File | _Link | _Folder
-_Entries = dict[tuple[_Folder, str], _Node | None]
-
-
-class _Change:
-    """An operation on names that is not durable yet: what the names become, all or none."""
-
-    def __init__(self, entries: _Entries, synced_by: frozenset[_Folder], needs: frozenset[_Change]) -> None:
-        self.entries, self.synced_by, self.needs = entries, synced_by, needs
-
-    def moves(self, folders: set[_Node]) -> bool:
-        """Whether it is a rename or exchange of one of `folders`."""
-        return len(self.entries) > 1 and not folders.isdisjoint(filter(None, self.entries.values()))
-
-
-class _Disk:
-    """The tree that several `MemoryStorage` (roots, processes) look at."""
-
-    def __init__(self, capacity: int | None, clock: Callable[[], float]) -> None:
-        self.guard = threading.RLock()
-        self.capacity, self.clock = capacity, clock
-        self.numbers = itertools.count(1)
-        self.root = _Folder(next(self.numbers), clock())
-        self.pending: list[_Change] = []
-        self.written: set[_File] = set()  # by writers that have not ended
-        self.locked: set[_File] = set()
-
-    def change(self, entries: _Entries, synced_by: Iterable[_Folder]) -> None:
-        """Change names at once, and note that it is not durable."""
-        above: set[_Node] = set()
-        for (folder, _), node in entries.items():
-            if isinstance(node, _Folder) and len(entries) > 1:
-                above.update(folder.and_above())
-        needs = frozenset(
-            earlier
-            for earlier in self.pending
-            if not earlier.entries.keys().isdisjoint(entries) or earlier.moves(above)
-        )
-        self.pending.append(_Change(entries, frozenset(synced_by), needs))
-        for (folder, name), node in entries.items():
-            before = folder.names.pop(name, None)
-            if before is not None:
-                before.links -= 1
-            if node is not None:
-                folder.names[name] = node
-                node.links += 1
-                if isinstance(node, _Folder):
-                    node.parent = folder
-            folder.mtime = self.clock()
-
-    def sync(self, folder: _Folder) -> None:
-        """Make durable what the sync of `folder` must, and what that builds on."""
-        chosen: set[_Change] = set()
-        waiting = [change for change in self.pending if folder in change.synced_by]
-        while waiting:
-            change = waiting.pop()
-            if change not in chosen:
-                chosen.add(change)
-                waiting.extend(change.needs)
-        for change in self.pending:
-            if change in chosen:
-                for (changed, name), node in change.entries.items():
-                    _put(changed.durable, name, node)
-        self.pending = [change for change in self.pending if change not in chosen]
-        for change in self.pending:
-            change.needs -= chosen
-
-    def after_power_loss(self, choose: Choose) -> _Disk:
-        how = choose(3)  # nothing that was pending, all of it, or each by itself
-        kept: set[_Change] = set()
-        names: dict[_Folder, dict[str, _Node]] = {}
-        for change in self.pending:
-            if change.needs <= kept and (how == 1 or (how == 2 and choose(2))):
-                kept.add(change)
-                for (folder, name), node in change.entries.items():
-                    _put(names.setdefault(folder, dict(folder.durable)), name, node)
-        disk = _Disk(self.capacity, self.clock)
-        copies: dict[_Node, _Node] = {}
-
-        def copy(node: _Node) -> _Node:
-            if node in copies:
-                return copies[node]  # another name of the same file
-            number = next(disk.numbers)
-            if isinstance(node, _Link):
-                return copies.setdefault(node, _Link(number, node.mtime, node.target))
-            if isinstance(node, _File):
-                file = _File(number, node.mtime, node.after_power_loss(choose))
-                file.synced, file.read_only = bytes(file.data), node.read_only
-                return copies.setdefault(node, file)
-            folder = _Folder(number, node.mtime)
-            copies[node] = folder
-            fill(folder, node)
-            return folder
-
-        def fill(new: _Folder, old: _Folder) -> None:
-            for name, node in sorted(names.get(old, old.durable).items()):
-                made = copy(node)
-                new.names[name] = new.durable[name] = made
-                made.links += 1
-                if isinstance(made, _Folder):
-                    made.parent = new
-
-        fill(disk.root, self.root)
-        return disk
-
-    def free(self) -> int:
-        if self.capacity is None:
-            return _UNLIMITED
-        files, waiting = set(self.written), [self.root]
-        while waiting:
-            for node in waiting.pop().names.values():
-                if isinstance(node, _Folder):
-                    waiting.append(node)
-                elif isinstance(node, _File):
-                    files.add(node)
-        return max(0, self.capacity - sum(file.room() for file in files))
-
-    def make_room(self, file: _File | None, size: int, path: str) -> None:
-        """ENOSPC unless `file` (None: a new one) can grow to `size` bytes."""
-        if size - (file.room() if file is not None else 0) > self.free():
-            raise _error(errno.ENOSPC, path)
-
-
-def _put(names: dict[str, _Node], name: str, node: _Node | None) -> None:
-    if node is None:
-        names.pop(name, None)
-    else:
-        names[name] = node
-
-
-def _error(code: int, path: str, other: str | None = None) -> OSError:
-    return OSError(code, os.strerror(code), path, None, other)
 
 
 class _OnDisk(Protocol):
-    _disk: _Disk
+    _disk: Disk
 
 
 _Self = TypeVar("_Self", bound=_OnDisk)
@@ -250,7 +41,7 @@ def _guarded(method: Callable[Concatenate[_Self, _P], _R]) -> Callable[Concatena
 
 
 class _MemoryLock:
-    def __init__(self, disk: _Disk, file: _File) -> None:
+    def __init__(self, disk: Disk, file: File) -> None:
         self._disk, self._file = disk, file
         self._released = False
 
@@ -262,7 +53,7 @@ class _MemoryLock:
 
 
 class _MemoryWriter:
-    def __init__(self, storage: MemoryStorage, disk: _Disk, path: str, file: _File) -> None:
+    def __init__(self, storage: MemoryStorage, disk: Disk, path: str, file: File) -> None:
         self._storage, self._disk, self._path, self._file = storage, disk, path, file
         self._ended = False
 
@@ -295,7 +86,7 @@ class _MemoryWriter:
 
     def _check_open(self) -> None:
         if self._ended:
-            raise _error(errno.EBADF, self._path)
+            raise os_error(errno.EBADF, self._path)
 
     def _end(self) -> None:
         self._ended = True
@@ -317,11 +108,11 @@ class MemoryStorage:
     """
 
     def __init__(self, *, capacity: int | None = None, clock: Callable[[], float] = time.time) -> None:
-        self._disk = _Disk(capacity, clock)
+        self._disk = Disk(capacity, clock)
         self._prefix = ""
 
     @classmethod
-    def _at(cls, disk: _Disk, prefix: str) -> MemoryStorage:
+    def _at(cls, disk: Disk, prefix: str) -> MemoryStorage:
         storage = cls.__new__(cls)
         storage._disk, storage._prefix = disk, prefix
         return storage
@@ -360,59 +151,59 @@ class MemoryStorage:
         return "/".join(filter(None, (self._prefix, path)))
 
     # -- finding ------------------------------------------------------------------------------------------------------
-    def _walk(self, path: str, *, follow: bool = False, root: bool = False) -> tuple[_Folder, str, _Node | None]:
+    def _walk(self, path: str, *, follow: bool = False, root: bool = False) -> tuple[Folder, str, Node | None]:
         """The folder that holds (or would hold) `path`, the name there, and what it stands for."""
         parts = self._join(checked_path(path, root=root)).split("/")[::-1]
         folder, name, links = self._disk.root, "", 0
-        node: _Node | None = folder
+        node: Node | None = folder
         while parts and parts != [""]:
             name = parts.pop()
             node = folder.names.get(name)
-            if isinstance(node, _Link) and (parts or follow):
+            if isinstance(node, Link) and (parts or follow):
                 links += 1
                 if links > _MOST_LINKS:
-                    raise _error(errno.ELOOP, path)
+                    raise os_error(errno.ELOOP, path)
                 parts += node.target.split("/")[::-1]
             elif parts:
-                if not isinstance(node, _Folder):
-                    raise _error(errno.ENOENT if node is None else errno.ENOTDIR, path)
+                if not isinstance(node, Folder):
+                    raise os_error(errno.ENOENT if node is None else errno.ENOTDIR, path)
                 folder = node
         return folder, name, node
 
-    def _node(self, path: str, *, follow: bool = False, root: bool = False) -> _Node:
+    def _node(self, path: str, *, follow: bool = False, root: bool = False) -> Node:
         node = self._walk(path, follow=follow, root=root)[2]
         if node is None:
-            raise _error(errno.ENOENT, path)
+            raise os_error(errno.ENOENT, path)
         return node
 
-    def _folder(self, path: str) -> _Folder:
+    def _folder(self, path: str) -> Folder:
         node = self._node(path, follow=True, root=True)
-        if not isinstance(node, _Folder):
-            raise _error(errno.ENOTDIR, path)
+        if not isinstance(node, Folder):
+            raise os_error(errno.ENOTDIR, path)
         return node
 
-    def _file(self, path: str) -> _File:
+    def _file(self, path: str) -> File:
         node = self._node(path, follow=True)
-        if not isinstance(node, _File):
-            raise _error(errno.EISDIR, path)
+        if not isinstance(node, File):
+            raise os_error(errno.EISDIR, path)
         return node
 
-    def _writable(self, path: str) -> _File:
+    def _writable(self, path: str) -> File:
         file = self._file(path)
         if file.read_only:
-            raise _error(errno.EACCES, path)
+            raise os_error(errno.EACCES, path)
         return file
 
-    def _free_name(self, path: str) -> tuple[_Folder, str]:
+    def _free_name(self, path: str) -> tuple[Folder, str]:
         folder, name, there = self._walk(path)
         if there is not None:
-            raise _error(errno.EEXIST, path)
+            raise os_error(errno.EEXIST, path)
         return folder, name
 
-    def _add(self, folder: _Folder, name: str, node: _Node) -> None:
+    def _add(self, folder: Folder, name: str, node: Node) -> None:
         self._disk.change({(folder, name): node}, [folder])
 
-    def _drop(self, folder: _Folder, name: str) -> None:
+    def _drop(self, folder: Folder, name: str) -> None:
         self._disk.change({(folder, name): None}, [folder])
 
     def _new(self) -> tuple[int, float]:
@@ -423,8 +214,8 @@ class MemoryStorage:
     def stat(self, path: str) -> Stat:
         """What `path` stands for; a symbolic link is not followed."""
         node = self._node(path, root=True)
-        kind: Kind = "file" if isinstance(node, _File) else "link" if isinstance(node, _Link) else "folder"
-        size = len(node.data) if isinstance(node, _File) else len(node.target) if isinstance(node, _Link) else 0
+        kind: Kind = "file" if isinstance(node, File) else "link" if isinstance(node, Link) else "folder"
+        size = len(node.data) if isinstance(node, File) else len(node.target) if isinstance(node, Link) else 0
         return Stat(kind, size, node.mtime, node.links, (id(self._disk), node.number))
 
     @_guarded
@@ -437,7 +228,7 @@ class MemoryStorage:
         """At most `length` bytes from `offset` (all that is there if None)."""
         file = self._file(path)
         if offset < 0 or (length is not None and length < 0):
-            raise _error(errno.EINVAL, path)
+            raise os_error(errno.EINVAL, path)
         return bytes(file.data[offset : None if length is None else offset + length])
 
     def read_into(self, path: str, offset: int, out: memoryview) -> int:
@@ -451,8 +242,8 @@ class MemoryStorage:
     def read_link(self, path: str) -> str:
         """The target of symbolic link `path`."""
         node = self._node(path)
-        if not isinstance(node, _Link):
-            raise _error(errno.EINVAL, path)
+        if not isinstance(node, Link):
+            raise os_error(errno.EINVAL, path)
         return node.target
 
     # -- writing ------------------------------------------------------------------------------------------------------
@@ -470,14 +261,14 @@ class MemoryStorage:
     @_guarded
     def make_folder(self, path: str) -> None:
         """Make one folder, never its parents."""
-        self._add(*self._free_name(path), _Folder(*self._new()))
+        self._add(*self._free_name(path), Folder(*self._new()))
 
     @_guarded
     def create(self, path: str, size: int) -> _MemoryWriter:
         """Begin a new file of about `size` bytes."""
         folder, name = self._free_name(path)
         self._disk.make_room(None, size, path)
-        file = _File(*self._new())
+        file = File(*self._new())
         file.reserved = max(0, size)
         self._disk.written.add(file)
         self._add(folder, name, file)
@@ -488,15 +279,15 @@ class MemoryStorage:
         """Write a small file whole and sync its data; with `replace` atomically in place of an existing one."""
         folder, name, there = self._walk(path)
         if there is not None and not replace:
-            raise _error(errno.EEXIST, path)
-        if isinstance(there, _Folder):
-            raise _error(errno.EISDIR, path)
+            raise os_error(errno.EEXIST, path)
+        if isinstance(there, Folder):
+            raise os_error(errno.EISDIR, path)
         self._disk.make_room(None, len(data), path)
-        file = _File(*self._new(), data)
+        file = File(*self._new(), data)
         file.synced = bytes(data)
         self._add_or_replace(folder, name, file, replace=replace)
 
-    def _add_or_replace(self, folder: _Folder, name: str, node: _Node, *, replace: bool) -> None:
+    def _add_or_replace(self, folder: Folder, name: str, node: Node, *, replace: bool) -> None:
         temporary = temporary_name() if replace else name
         self._add(folder, temporary, node)
         if replace:
@@ -506,7 +297,7 @@ class MemoryStorage:
     def append(self, path: str, data: bytes, *, sync: bool = False) -> None:
         """Append to a file, creating it."""
         folder, name, there = self._walk(path, follow=True)
-        file = self._writable(path) if there is not None else _File(*self._new())
+        file = self._writable(path) if there is not None else File(*self._new())
         self._disk.make_room(file, len(file.data) + len(data), path)
         if there is None:
             self._add(folder, name, file)
@@ -534,15 +325,15 @@ class MemoryStorage:
         folder, name, there = self._walk(target)
         if there is node:
             return
-        if isinstance(node, _Folder):
+        if isinstance(node, Folder):
             if node in folder.and_above():
-                raise _error(errno.EINVAL, source, target)
-            if there is not None and not isinstance(there, _Folder):
-                raise _error(errno.ENOTDIR, source, target)
+                raise os_error(errno.EINVAL, source, target)
+            if there is not None and not isinstance(there, Folder):
+                raise os_error(errno.ENOTDIR, source, target)
             if there is not None and there.names:
-                raise _error(errno.ENOTEMPTY, source, target)
-        elif isinstance(there, _Folder):
-            raise _error(errno.EISDIR, source, target)
+                raise os_error(errno.ENOTEMPTY, source, target)
+        elif isinstance(there, Folder):
+            raise os_error(errno.EISDIR, source, target)
         self._disk.change({(old_folder, old_name): None, (folder, name): node}, [folder])
 
     @_guarded
@@ -553,7 +344,7 @@ class MemoryStorage:
         if one is two:
             return
         if one in folder_two.and_above() or two in folder_one.and_above():
-            raise _error(errno.EINVAL, first, second)
+            raise os_error(errno.EINVAL, first, second)
         self._disk.change({(folder_one, name_one): two, (folder_two, name_two): one}, [folder_one, folder_two])
 
     @_guarded
@@ -561,27 +352,27 @@ class MemoryStorage:
         """Give file `source` a second name."""
         node = self._node(source)
         folder, name = self._free_name(target)
-        if isinstance(node, _Folder):
-            raise _error(errno.EPERM, source, target)
+        if isinstance(node, Folder):
+            raise os_error(errno.EPERM, source, target)
         self._add(folder, name, node)
 
     @_guarded
     def symlink(self, target: str, path: str) -> None:
         """Make `path` a symbolic link to `target`, in place of an existing link; EEXIST if `path` is no link."""
         folder, name, there = self._walk(path)
-        if there is not None and not isinstance(there, _Link):
-            raise _error(errno.EEXIST, path)
-        self._add_or_replace(folder, name, _Link(*self._new(), checked_path(target)), replace=True)
+        if there is not None and not isinstance(there, Link):
+            raise os_error(errno.EEXIST, path)
+        self._add_or_replace(folder, name, Link(*self._new(), checked_path(target)), replace=True)
 
     @_guarded
     def remove(self, path: str) -> None:
         """Remove a file or link."""
         node = self._node(path)
-        if isinstance(node, _Folder):
-            raise _error(errno.EISDIR, path)
+        if isinstance(node, Folder):
+            raise os_error(errno.EISDIR, path)
         self._drop(*self._walk(path)[:2])
 
-    def _remove_if(self, path: str, file: _File) -> None:
+    def _remove_if(self, path: str, file: File) -> None:
         try:
             folder, name, there = self._walk(path)
         except (FileNotFoundError, NotADirectoryError):
@@ -596,7 +387,7 @@ class MemoryStorage:
             folder, name, node = self._walk(path)
         except FileNotFoundError:
             return
-        if isinstance(node, _Folder):
+        if isinstance(node, Folder):
             for entry in sorted(node.names):
                 self.remove_tree(f"{path}/{entry}")
         if node is not None:
