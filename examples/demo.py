@@ -188,7 +188,7 @@ def history(source: milepost.TensorSource) -> list[dict[str, float]]:
     found: dict[int, dict[str, float]] = {}
     for path, value in source.plain.items():
         head, _, tail = path.partition("/history/")
-        if head == "vars" and tail:
+        if head == "run/vars" and tail:
             epoch, name = tail.split("/")
             found.setdefault(int(epoch), {})[name] = value
     if not found:

@@ -196,8 +196,8 @@ def test_the_demo_compares_every_bit(demo: ModuleType) -> None:
 
 
 def test_the_demo_compares_the_losses_of_all_epochs(demo: ModuleType) -> None:
-    plain = {f"vars/history/{epoch}/loss": 1.0 / (epoch + 1) for epoch in range(12)}
-    losses = demo.history(Source({}, plain | {"vars/loss_sum": 0.0}))
+    plain = {f"run/vars/history/{epoch}/loss": 1.0 / (epoch + 1) for epoch in range(12)}
+    losses = demo.history(Source({}, plain | {"run/vars/loss_sum": 0.0}))
     assert [one["loss"] for one in losses] == [1.0 / (epoch + 1) for epoch in range(12)]
     assert demo.compare_losses(losses, [dict(one) for one in losses]) == []
     assert len(demo.compare_losses(losses, losses[:-1])) == 1
