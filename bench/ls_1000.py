@@ -51,7 +51,7 @@ class ZerosFile:
             yield offset, self._image[offset : offset + IO_BLOCK]
 
 
-def make_run(where: Path) -> None:
+def make_run(where: Path, checkpoints: int = CHECKPOINTS) -> None:
     """Make the run."""
     run = RunFolder.create(LocalStorage(where))
     run.info.best = BestBy("val_loss", "min")
@@ -70,7 +70,7 @@ def make_run(where: Path) -> None:
     stems = {item: item for item in shapes}
     first = committer.commit(Snapshot(Position(1), metrics, structures, tensors, files, stems))
     manifest = decode((where / first.folder / names.MANIFEST).read_bytes(), first.folder)
-    for number in range(2, CHECKPOINTS + 1):
+    for number in range(2, checkpoints + 1):
         copy(where, first.folder, manifest, number)
     committer.close()
     attempt.end("complete")

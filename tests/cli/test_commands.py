@@ -48,6 +48,7 @@ def test_ls_of_a_run(cli: Any, branched: RunFolder) -> None:
         "EPOCH",
         "BATCH",
         "SAVED",
+        "AGE",
         "val_loss",
         "loss",
         "SIZE",
@@ -117,7 +118,7 @@ def test_ls_where_nothing_is(cli: Any, tmp_path: Path) -> None:
 # -- show, cat --------------------------------------------------------------------------------------------------------
 def test_show(cli: Any, start_job: Callable[..., Any]) -> None:
     job = start_job()
-    by = {"milepost": "0.1.0", "git": {"commit": "abc", "dirty": True}, "command": ["python", "train.py"]}
+    by = {"milepost": "0.1.0", "git": {"commit": "abc", "dirty": True}, "command": ["python", "my train.py"]}
     frozen, plain = {"weight": np.ones((32, 64), np.float32)}, {"note": "as it was", "worst": float("inf")}
     head = [{"head.weight": np.full((4, 8), step, np.float32)} for step in (1, 2)]
     job.save(1, {"model": head[0], "frozen": frozen, "vars": plain}, loss=0.5, written_by=by)
@@ -126,9 +127,8 @@ def test_show(cli: Any, start_job: Callable[..., Any]) -> None:
     assert done.code == 0
     assert "step 2, epoch 3, batch 7, in-epoch" in done.out
     assert "loss 0.25" in done.out
-    assert "by git" in done.out
-    assert "commit abc, dirty True" in done.out
-    assert "python, train.py" in done.out
+    assert "git       commit abc, dirty True" in done.out
+    assert "command   python 'my train.py'" in done.out
     lines = [line.split() for line in done.out.splitlines()]
     assert ["weight", "float32", "32", "×", "64", "8.19", "kB", "shared"] in lines
     assert ["head.weight", "float32", "4", "×", "8", "128", "B"] in lines

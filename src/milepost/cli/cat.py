@@ -30,9 +30,10 @@ def cat(
     ] = None,
     as_json: Json = False,
 ) -> int:
-    """Print values of a checkpoint: tensors as numpy does, plain values as JSON.
+    """Print tensors and plain values of a checkpoint.
 
-    What is read is checked against its digest first. Tensors of more than 1,000 elements are summarised.
+    Tensors are printed as numpy does, plain values as JSON. What is read is checked against its digest first. Tensors
+    of more than 1,000 elements are summarised.
 
     For example:
 

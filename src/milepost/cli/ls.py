@@ -49,9 +49,9 @@ def ls(
                 checkpoints: [{folder, step, attempt, epoch, batch, phase, time, metrics,
                                metrics_left_out, tensors, bytes, new_bytes, good, why_not_good,
                                branch, latest, best, tags, problem}]}]
-        checkpoints is null for runs that were found below a folder; branch is current,
-        abandoned, superseded, foreign (of another run) or unreadable; state is running, complete, stopped, closed,
-        failed, died or new
+        checkpoints is null for runs that were found below a folder
+        branch: current, abandoned, superseded, foreign (of another run) or unreadable
+        state: running, complete, stopped, closed, failed, died or new
     """
     from milepost.ops.refs import is_checkpoint, is_run, runs_below
 
@@ -120,9 +120,11 @@ def _say_checkpoints(place: str, listing: Listing) -> None:
         if row.listed.summary is not None:
             metrics |= dict.fromkeys(row.listed.summary.metrics)
     columns = [
-        Column("CHECKPOINT"), Column("EPOCH", right=True), Column("BATCH", right=True), Column("SAVED", least=19),
-        *(Column(cut(safe(name), 24), right=True, optional=True) for name in metrics),
-        Column("SIZE", right=True), Column("NEW", right=True), Column("STATE", least=12), Column("MARKS", least=12),
+        Column("CHECKPOINT", least=13), Column("EPOCH", right=True, optional=2), Column("BATCH", right=True, optional=2),
+        Column("SAVED", optional=4), Column("AGE", right=True),
+        *(Column(cut(safe(name), 24), right=True, optional=1) for name in metrics),
+        Column("SIZE", right=True), Column("NEW", right=True, optional=3),
+        Column("STATE", least=10), Column("MARKS", least=8),
     ]  # fmt: skip
     _say_table(columns, [_cells(row, list(metrics)) for row in listing.rows])
     for problem in listing.problems:
@@ -133,7 +135,7 @@ def _cells(row: Row, metrics: list[str]) -> list[Cell]:
     summary = row.listed.summary
     if summary is None:
         state = Styled(f"unreadable: {safe(row.listed.problem or '')}", "red")
-        return [row.listed.folder, "", "", "", *("" for _ in metrics), "", "", state, ""]
+        return [row.listed.folder, "", "", "", "", *("" for _ in metrics), "", "", state, ""]
     marks = [mark for mark, holds in (("latest", row.latest), ("best", row.best)) if holds]
     marks += map(safe, row.tags)
     if row.branch != "current":
@@ -144,7 +146,7 @@ def _cells(row: Row, metrics: list[str]) -> list[Cell]:
         Styled(row.listed.folder, _BRANCHES.get(row.branch, "")),
         str(summary.epoch),
         str(summary.batch),
-        words.moment(summary.time),
+        *words.moment(summary.time),
         *("" if value is None else words.number(value) for value in values),
         words.size(summary.bytes),
         words.size(summary.new_bytes),

@@ -16,9 +16,9 @@ def pin(
     remove: Annotated[bool, typer.Option("--remove", help="Take the pin away.")] = False,
     as_json: Json = False,
 ) -> int:
-    """Keep a checkpoint for good: retention and `milepost prune` leave it alone.
+    """Keep a checkpoint for good.
 
-    A pin is a tag without a name of one's own.
+    Neither retention nor `milepost prune` removes it. A pin is a tag without a name of one's own.
 
     For example:
 

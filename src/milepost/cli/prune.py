@@ -40,7 +40,7 @@ def prune(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: Json = False,
 ) -> int:
-    """Remove checkpoints that are not worth keeping, with a reason for each.
+    """Remove checkpoints, with a reason for each.
 
     Never removed: the newest good checkpoint, tagged and pinned ones, those that cannot be read, those that another
     run wrote. A job that is saving into the run is not disturbed: what checkpoints share stays with those that are

@@ -8,7 +8,7 @@ import typer
 
 from milepost.cli import complete, words
 from milepost.cli.options import Json, RefArgument
-from milepost.cli.table import Cell, Column, Styled, table
+from milepost.cli.table import Cell, Column, Styled, cells, table
 from milepost.cli.terminal import document, paint, say, width
 from milepost.core.text import safe
 
@@ -24,9 +24,10 @@ def show(
     ] = "",
     as_json: Json = False,
 ) -> int:
-    """Show what is in a checkpoint: its state as a tree, its files, and what wrote it.
+    """Show what is in a checkpoint, and what wrote it.
 
-    Nothing but the manifest is read. "Shared" are bytes in files that other checkpoints have too.
+    The state is shown as a tree. Nothing but the manifest is read. "Shared" are bytes in files that other checkpoints
+    have too.
 
     For example:
 
@@ -36,8 +37,9 @@ def show(
 
     JSON:
 
-        where, summary: {run, attempt, step, epoch, batch, phase, time, metrics, tensors, bytes,
-                         new_bytes, good, why_not_good, ...}, written_by: {...},
+        where, written_by: {...},
+        summary: {format, run, attempt, step, epoch, batch, phase, time, metrics,
+                  metrics_left_out, tensors, bytes, new_bytes, good, why_not_good},
         files: {NAME: {bytes, plain, names}},
         tensors: {PATH: {dtype, shape, bytes, shared_bytes, tied_to, shards, finite}},
         values: {PATH: {kind, value}}, the value typed as in the manifest
@@ -69,19 +71,28 @@ def _say_head(checkpoint: Checkpoint, files: list[FileInfo]) -> None:
         metrics += f" and {summary.metrics_left_out} more"
     shared = sum(file.size for file in files if file.names > 1)
     nbytes = f"{words.size(summary.bytes)} in {words.count(len(files), 'file')}"
+    saved, ago = words.moment(summary.time)
     facts = [
-        ("saved", f"{words.moment(summary.time)} by attempt {summary.attempt} of run {safe(summary.run)}"),
+        ("saved", f"{saved}{ago and f' ({ago})'} by attempt {summary.attempt} of run {safe(summary.run)}"),
         ("at", place),
         ("state", "good" if summary.good else paint(f"not good: {safe(summary.why_not_good or '')}", "red")),
         ("metrics", metrics),
         ("size", nbytes + (f", {words.size(shared)} shared with other checkpoints" if shared else "")),
     ]
-    facts += [(f"by {safe(key)}", words.inline(value)) for key, value in checkpoint.manifest.written_by.items()]
-    facts += [("file", _file(file)) for file in files]
-    wide = max(len(name) for name, _ in facts)
+    _say_facts(facts)
+    if checkpoint.manifest.written_by:
+        say("written by")
+        _say_facts([(safe(key), words.inline(value)) for key, value in checkpoint.manifest.written_by.items()])
+    if files:
+        say("files")
+        _say_facts([(safe(file.name), _file(file)) for file in files])
+
+
+def _say_facts(facts: list[tuple[str, str]]) -> None:
+    wide = max(cells(name) for name, _ in facts)
     for name, value in facts:
         if value:
-            say(f"  {name:{wide}}  {value}")
+            say(f"  {name}{' ' * (wide - cells(name))}  {value}")
 
 
 def _file(file: FileInfo) -> str:
@@ -90,7 +101,7 @@ def _file(file: FileInfo) -> str:
         notes.append(paint("missing", "red"))
     elif file.names > 1:
         notes.append(f"shared by {file.names} names")
-    return f"{safe(file.name)}: {', '.join(notes)}"
+    return ", ".join(notes)
 
 
 def _say_tree(entries: list[Entry]) -> None:

@@ -12,16 +12,16 @@ GAP = "  "
 
 
 class Column(NamedTuple):
-    """A column. One that is `empty` in every row is not shown.
+    """A column. One that is empty in every row is not shown.
 
-    `right` aligns it so. `least` is the number of cells it may be cut down to on a narrow terminal (None: never).
-    `optional` columns are left out, the last first, where cutting is not enough.
+    `right` aligns it so. `least` is the number of cells it may be cut down to on a narrow terminal (None: never). Where
+    cutting is not enough, columns are left out: those with the highest `optional` first, of equals the last; 0 stays.
     """
 
     title: str
     right: bool = False
     least: int | None = None
-    optional: bool = False
+    optional: int = 0
 
 
 class Styled(NamedTuple):
@@ -105,14 +105,14 @@ def _fit(columns: Sequence[Column], widths: dict[int, int], room: int | None) ->
                 widths[widest] -= 1
                 spare[widest] -= 1
             break
-        optional = [index for index in widths if columns[index].optional]
-        if not optional:
+        least = max(widths, key=lambda index: (columns[index].optional, index))
+        if not columns[least].optional:
             for index, cells in spare.items():
                 widths[index] -= max(0, cells)
             break
-        left_out.insert(0, optional[-1])
-        del widths[optional[-1]]
-    return left_out
+        left_out.append(least)
+        del widths[least]
+    return sorted(left_out)
 
 
 def _placed(text: str, width: int, right: bool) -> str:

@@ -31,9 +31,10 @@ def tag(
     list_all: Annotated[bool, typer.Option("--list", help="List the tags of the run (as without NAME).")] = False,
     as_json: Json = False,
 ) -> int:
-    """Name a checkpoint. A tagged checkpoint is never removed by retention.
+    """Give a checkpoint a name.
 
-    A tag that stood elsewhere moves. It can be used wherever a checkpoint is named: runs/mnist@paper.
+    Retention never removes a tagged checkpoint. A tag that stood elsewhere moves. It can be used wherever a
+    checkpoint is named: runs/mnist@paper.
 
     For example:
 

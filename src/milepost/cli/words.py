@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from datetime import UTC, datetime
 from typing import Any
@@ -55,8 +56,8 @@ def duration(seconds: float) -> str:
     return f"{seconds / 86_400:.0f} d"
 
 
-def moment(stamp: str, now: float | None = None) -> str:
-    """An ISO 8601 time as local time, and how long ago it was; anything else as it is.
+def moment(stamp: str, now: float | None = None) -> tuple[str, str]:
+    """An ISO 8601 time as local time, and how long ago it was; of anything else the safe text, and nothing.
 
     Args:
         stamp: as a manifest has it.
@@ -68,11 +69,11 @@ def moment(stamp: str, now: float | None = None) -> str:
             then = then.replace(tzinfo=UTC)
         local = then.astimezone()
     except (ValueError, OverflowError):
-        return safe(stamp)  # no time, or one that no calendar here has
+        return safe(stamp), ""  # no time, or one that no calendar here has
     age = (time.time() if now is None else now) - then.timestamp()
     # A clock that is ahead is not worth a word unless it is far ahead.
     ago = f"{duration(max(age, 0))} ago" if age > -60 else f"in {duration(-age)}"
-    return f"{local:%Y-%m-%d %H:%M:%S} ({ago})"
+    return f"{local:%Y-%m-%d %H:%M:%S}", ago
 
 
 def shape(sizes: tuple[int, ...]) -> str:
@@ -86,11 +87,13 @@ def shape(sizes: tuple[int, ...]) -> str:
 
 
 def inline(value: Any) -> str:
-    """A value from a manifest in one safe line: text as it is, everything else as JSON has it."""
+    """A value from a manifest in one safe line: a command as one would type it, names before what they name."""
     if isinstance(value, str):
         return safe(value)
     if isinstance(value, dict):
         return ", ".join(f"{safe(str(key))} {inline(item)}" for key, item in value.items())
-    if isinstance(value, list | tuple):
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return safe(shlex.join(value))
+    if isinstance(value, list):
         return ", ".join(map(inline, value))
     return safe(str(value))

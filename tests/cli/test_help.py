@@ -1,0 +1,112 @@
+"""What the help says is true: its examples are run, its commands are all there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import milepost
+from milepost.cli.main import main
+from milepost.folder.retention import Keep
+
+COMMANDS = ["ls", "show", "cat", "verify", "tag", "pin", "prune"]
+
+
+def help_of(*arguments: str) -> str:
+    import contextlib
+    import io
+
+    shown = io.StringIO()
+    with contextlib.redirect_stdout(shown):
+        assert main([*arguments, "--help"]) == 0
+    return shown.getvalue()
+
+
+def examples() -> list[str]:
+    return [
+        line.strip()
+        for command in COMMANDS
+        for line in help_of(command).splitlines()
+        if line.startswith("      milepost ")
+    ]
+
+
+def test_every_command_is_listed_in_a_group(cli: Any) -> None:
+    shown = cli("--help").out
+    look, _, keep = shown.partition("Keep and remove checkpoints:")
+    assert re.findall(r"^  (\w+)  ", look.partition("Look into runs and checkpoints:")[2], re.M) == COMMANDS[:4]
+    assert re.findall(r"^  (\w+)  ", keep, re.M) == [*COMMANDS[4:], "REF"][:3]
+
+
+def test_without_a_command_the_help_is_shown(cli: Any) -> None:
+    done = cli()
+    assert (done.code, done.out) == (2, "")
+    assert done.err.strip() == cli("--help").out.strip()
+
+
+def test_version(cli: Any) -> None:
+    assert cli("--version") == (0, f"milepost {milepost.__version__}\n", "")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_help_has_examples_and_the_keys_of_its_json(cli: Any, command: str) -> None:
+    shown = help_of(command)
+    assert shown.startswith(f"Usage: milepost {command} ")
+    assert f"      milepost {command} " in shown
+    assert "  JSON:\n" in shown
+    assert "--json" in shown
+    assert max(map(len, shown.splitlines())) <= 100
+
+
+@pytest.fixture
+def example_folder(start_job: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Everything that the examples name."""
+    job = start_job(tmp_path / "runs" / "mnist", keep=Keep(last=None, best="val_loss"))
+    for step in range(200, 1601, 200):
+        model = {f"fc{layer}.{part}": np.full(3, step / 7) for layer in (1, 2) for part in ("weight", "bias")}
+        state = {"model": model, "optimizer": {"lr": 0.1}, "vars": {"patience": 3}}
+        job.save(step, state, val_loss=1 / step, score=step / 2)
+    job.end()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("example", examples())
+def test_the_examples_work(cli: Any, example_folder: Path, example: str) -> None:
+    command = re.split(r"   +| \| ", example)[0]
+    cli("tag", "runs/mnist@step=400", "paper")
+    if "--remove" in command:
+        cli("pin", "runs/mnist@step=1200")
+    if "prune" in command and "--dry-run" not in command:
+        command += " --yes"  # nobody is there to be asked
+    done = cli(*shlex.split(command)[1:])
+    assert (done.code, done.err.replace("it was at step 400 before\n", "")) == (0, "")
+    assert done.out or "--npy" in command
+
+
+def test_json_documents_have_the_keys_that_the_help_names(cli: Any, example_folder: Path) -> None:
+    """Every key of a real document stands in the help."""
+    calls = {
+        "ls": ["runs/mnist"], "show": ["runs/mnist"], "cat": ["runs/mnist", "vars/patience"], "verify": ["runs/mnist"],
+        "tag": ["runs/mnist", "paper"], "pin": ["runs/mnist"], "prune": ["runs/mnist", "--dry-run"],
+    }  # fmt: skip
+    for command, arguments in calls.items():
+        text = help_of(command).partition("  JSON:\n")[2]
+        missing = {key for key in _keys(cli(command, *arguments, "--json").json) if not re.search(rf"\b{key}\b", text)}
+        assert missing == set(), command
+
+
+def _keys(value: Any) -> set[str]:
+    """The keys of nested objects, but for those of maps from names, metrics and what wrote the checkpoint."""
+    if isinstance(value, list):
+        return set().union(*map(_keys, value))
+    if not isinstance(value, dict):
+        return set()
+    own = {"files", "tensors", "values", "metrics", "written_by", "owner"}
+    return set(value) | set().union(*(_keys(item) for key, item in value.items() if key not in own))
