@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import NamedTuple
 
-from milepost.errors import DamagedError, MilepostError, StorageError
+from milepost.errors import DamagedError, FormatError, MilepostError, StorageError
 from milepost.folder import names
 from milepost.folder.checkpoint import SCAN_BYTES, Checkpoint
 from milepost.storage.pages import Pages
@@ -47,7 +47,7 @@ def verify_tensors(checkpoint: Checkpoint, paths: Collection[str]) -> list[Findi
 def _problem(check: Callable[..., object], *arguments: object) -> MilepostError | None:
     try:
         check(*arguments)
-    except (DamagedError, StorageError) as error:
+    except (DamagedError, FormatError, StorageError) as error:
         return error
     return None
 
