@@ -72,7 +72,7 @@ def verify(
         document({"damaged": damaged, "checkpoints": [_as_json(one) for one in found]})
     else:
         for one in found:
-            _say(one)
+            _say(one, "tensor" if tensors else "file")
         if len(found) != 1:
             say(f"{words.count(len(found), 'checkpoint')}, {damaged} damaged")
     return 1 if damaged else 0
@@ -84,14 +84,14 @@ def _folders(ref: str) -> list[Storage]:
     return checkpoint_folders(Ref.parse(ref))
 
 
-def _say(one: Verified) -> None:
+def _say(one: Verified, noun: str) -> None:
     where = safe(one.where)
     if one.gone:
         say(f"{paint('gone', 'yellow')}     {where}: removed by a live job meanwhile")
         return
     if not one.damaged:
         bad = f"; as saved, but not good: {safe(one.why_not_good)}" if one.why_not_good else ""
-        looked_at = f"{words.count(len(one.findings), 'part')}, {words.size(one.nbytes)}"
+        looked_at = f"{words.count(len(one.findings), noun)}, {words.size(one.nbytes)}"
         say(f"{paint('intact', 'green')}   {where}: {looked_at}{bad}")
         return
     say(f"{paint('DAMAGED', 'red')}  {where}")
