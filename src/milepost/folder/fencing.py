@@ -13,7 +13,6 @@ from milepost.errors import MilepostError
 from milepost.folder import names
 from milepost.storage.base import Storage
 
-DROPPED = "dropped-"
 TRIES = 10
 
 
@@ -40,21 +39,22 @@ def fence(run: Storage, number: int) -> None:
 
 
 def _clear(run: Storage, fenced: str, number: int) -> None:
-    # A rename that the attempt had begun may still move a draft out, since the kernel finds the folder first and moves then. Under
-    # another name none is found any more: each draft is out, whole, or stays.
+    # A rename that the attempt had begun may still move a draft out, since the kernel finds the folder first and moves
+    # then. Under another name it finds none any more: each draft is out, whole, or stays.
     for name in run.list(fenced):
         if names.parse_step(name) is not None:
             with contextlib.suppress(FileNotFoundError):
-                run.rename(f"{fenced}/{name}", f"{fenced}/{DROPPED}{name}")
+                run.rename(f"{fenced}/{name}", f"{fenced}/{names.DROPPED}{name}")
     for name in run.list(fenced):
         committed = name.removeprefix(names.OLD)
         if committed != name and not exists(run, committed):
             run.rename(f"{fenced}/{name}", committed)
-    # What replaced a checkpoint is durable before that goes.
+    # Whatever came in here and whatever took its place is durable before anything goes.
     run.sync_dir()
+    run.sync_dir(fenced)
     identity = _identity(run)
     for name in run.list(fenced):
-        if names.parse_step(name.removeprefix(names.OLD).removeprefix(DROPPED)) is not None:
+        if name.startswith((names.OLD, names.DROPPED)):
             put_away(run, f"{fenced}/{name}", number, identity)
     run.sync_dir()
     run.remove_tree(fenced)
@@ -63,6 +63,12 @@ def _clear(run: Storage, fenced: str, number: int) -> None:
 def put_away(run: Storage, folder: str, number: int, identity: str) -> None:
     """Deal with a folder that attempt `number` of run `identity` swapped out or never finished: a checkpoint of another attempt or
     run is kept under a name that says it was superseded; anything else is removed."""
+    parent, _, name = folder.rpartition("/")
+    if name.startswith(names.OLD):
+        # It would get its name back, were it found so after a crash: never with half of its files gone.
+        run.rename(folder, f"{parent}/{names.DROPPED}{name}")
+        run.sync_dir(parent)
+        folder = f"{parent}/{names.DROPPED}{name}"
     path = f"{folder}/{names.MANIFEST}"
     try:
         summary = decode_summary(run.read(path, 0, SUMMARY_BYTES), path)
@@ -72,11 +78,11 @@ def put_away(run: Storage, folder: str, number: int, identity: str) -> None:
     if (summary.run, summary.attempt) == (identity, number):
         run.remove_tree(folder)
         return
-    name = names.superseded(summary.step, summary.attempt)
-    count, free = 1, name
+    superseded = names.superseded(summary.step, summary.attempt)
+    count, free = 1, superseded
     while exists(run, free):
         count += 1
-        free = f"{name}.{count}"
+        free = f"{superseded}.{count}"
     run.rename(folder, free)
 
 

@@ -13,6 +13,8 @@ SUFFIX = ".safetensors"
 
 OLD = "old-"
 """How the name of a checkpoint begins that waits in a work folder while its successor takes its place."""
+DROPPED = "dropped-"
+"""How the name of a checkpoint or draft begins that nobody publishes any more."""
 
 _STEP = re.compile(r"step-(\d{8,})(?:\.superseded-\d+(?:\.\d+)?)?")
 _NUMBERED = re.compile(r"(\d+)\.(json|lock|work|fenced)")

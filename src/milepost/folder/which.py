@@ -50,7 +50,8 @@ def candidates(run: RunFolder, which: str = "latest") -> list[Listed]:
     if found := _STEP.fullmatch(which):
         step = int(found[1])
         here = [one for one in line if one.step == step]
-        there = [one for one in run.checkpoints() if one.step == step and one not in here]
+        there = [one for one in reversed(run.checkpoints()) if one.step == step and one not in here]
+        there.sort(key=lambda one: not one.current)
         return _some(run, (here + there)[:1], which)
     if found := _BACK.fullmatch(which):
         back = int(found[1])
