@@ -1,11 +1,12 @@
 """Small training jobs, killed and continued, and a comparison of everything that must come out the same.
 
-A `Job` is made afresh by a recipe, as a script makes it at every start. `train` drives it with a `Checkpointer`, or
-in plain PyTorch, which says what is right.
+A script is a function of a `Trial`, which plays it: with a `Checkpointer`, or in plain PyTorch, which says what is right. Most are
+the usual script around a `Job`, which a recipe makes afresh, as a script does at every start.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import random
@@ -17,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,34 +55,20 @@ class Outcome(NamedTuple):
     """By the number of the batch since the very beginning."""
     seen: list[int]
     """The numbers of the batches this attempt trained on."""
+    run: Any
 
 
 class Killed(Exception):  # noqa: N818 - no error: it is meant
     """The job dies here."""
 
 
-class Stop:
-    """Dies when `point` is passed for the `number`-th time; by an exception, or as a SIGKILL would."""
-
-    def __init__(self, point: str = "", number: int = 1, *, die: Callable[[], object] | None = None) -> None:
-        self.point, self.number, self.die = point, number, die
-        self.passed: Counter[str] = Counter()
-
-    def __call__(self, point: str) -> None:
-        self.passed[point] += 1
-        if point == self.point and self.passed[point] == self.number:
-            if self.die is not None:
-                self.die()
-            raise Killed(point)
-
-
 class Plain:
     """A loop without milepost, behind the same face."""
 
-    directory = None
-
-    def __init__(self) -> None:
+    def __init__(self, items: Mapping[str, Any]) -> None:
         self.vars: dict[str, Any] = {}
+        self.items = dict(items)
+        self.progress = SimpleNamespace(step=0, epoch=0, batch=0)
 
     def __enter__(self) -> Plain:
         return self
@@ -88,67 +76,118 @@ class Plain:
     def __exit__(self, *_: object) -> None:
         return
 
-    def epochs(self, count: int) -> Iterable[int]:
-        return range(count)
+    def __getitem__(self, name: str) -> Any:
+        return self.items[name]
+
+    def epochs(self, count: int) -> Iterator[int]:
+        while self.progress.epoch < count:
+            epoch = self.progress.epoch
+            yield epoch
+            self.progress.epoch = epoch + 1
+
+    def steps(self, count: int) -> Iterator[int]:
+        while self.progress.step < count:
+            yield self.progress.step
 
     def batches(self, loader: Iterable[Any], **_: Any) -> Iterable[Any]:
         return loader
 
-    def step(self, **_: Any) -> None:
-        return
+    def step(self, **values: Any) -> None:
+        self.items |= {name: value for name, value in values.items() if name in self.items}
+        self.progress.step += 1
 
     def epoch_end(self, **_: Any) -> None:
         return
 
+    def save(self) -> None:
+        return
 
-def seed() -> None:
-    """As scripts do first of all."""
-    torch.manual_seed(0)
-    np.random.seed(0)
-    random.seed(0)
+    def wait(self) -> None:
+        return
 
 
-def train(
-    recipe: Callable[[], Job],
-    directory: Path | None = None,
-    *,
-    stop: Stop | None = None,
-    epochs: int = EPOCHS,
-    **options: Any,
-) -> Outcome:
-    """One attempt at `recipe`, up to the end or to where `stop` ends it.
+class Trial:
+    """One attempt of a script, which calls it with the name of every point at which it may be killed.
 
-    Without a directory in plain PyTorch: the uninterrupted run that all others are compared with.
+    Args:
+        directory: of the run; without one it is plain PyTorch, uninterrupted, which says what is right.
+        stop: the point at which it dies, and which time it is passed.
+        die: how, if not by an exception.
+        options: for the Checkpointer.
     """
-    stop = stop or Stop()
-    seed()
-    job = recipe()
-    options = {"every": milepost.Every(steps=2, epochs=1), "progress": False, **options}
-    losses: dict[int, float] = {}
-    run: Any = Plain() if directory is None else milepost.Checkpointer(directory, **job.items, **options)
-    try:
-        with run:
+
+    def __init__(
+        self,
+        directory: Path | None = None,
+        stop: tuple[str, int] = ("", 0),
+        die: Callable[[], object] | None = None,
+        **options: Any,
+    ) -> None:
+        self.directory, self.stop, self.die = directory, stop, die
+        self.options = {"every": milepost.Every(steps=2, epochs=1), "progress": False, **options}
+        self.passed: Counter[str] = Counter()
+        self.losses: dict[int, float] = {}
+        self.items: dict[str, Any] = {}
+        self.run: Any = None
+
+    def open(self, **items: Any) -> Any:
+        """The run, for a with block."""
+        self.items = items
+        self.run = (
+            Plain(items) if self.directory is None else milepost.Checkpointer(self.directory, **items, **self.options)
+        )
+        return self.run
+
+    def __call__(self, point: str) -> None:
+        self.passed[point] += 1
+        if (point, self.passed[point]) == self.stop:
+            if self.die is not None:
+                self.die()
+            raise Killed(point)
+
+    def lost(self, loss: Any) -> None:
+        """One more batch was trained on."""
+        at = self.run.vars["seen"] = self.run.vars.get("seen", 0) + 1
+        self.losses[at] = float(loss)
+        self("lost")
+
+    def play(self, script: Callable[[Trial], object]) -> Outcome:
+        """Run the script to its end, or to where it dies."""
+        torch.manual_seed(0)
+        np.random.seed(0)
+        random.seed(0)
+        with contextlib.suppress(Killed):
+            script(self)
+        values = {name: self.run[name] for name in self.items}
+        state = {"items": values, "vars": dict(self.run.vars), "rng": rng_states()}
+        return Outcome(facts(state), self.losses, list(self.losses), self.run)
+
+
+def script_of(recipe: Callable[[], Job], epochs: int = EPOCHS) -> Callable[[Trial], None]:
+    """The usual script around a job."""
+
+    def script(trial: Trial) -> None:
+        job = recipe()
+        with trial.open(**job.items) as run:
             for _ in run.epochs(epochs):
                 for number, batch in enumerate(run.batches(job.data)):
-                    stop("asked")
+                    trial("asked")
                     loss = job.train(batch)
-                    stop("trained")
-                    at = run.vars["seen"] = run.vars.get("seen", 0) + 1
-                    losses[at] = float(loss)
+                    trial("trained")
+                    trial.lost(loss)
                     if job.steps_per_call(number):
                         run.step(loss=loss)
                     job.after_step()
-                    stop("stepped")
-                stop("looped")
+                    trial("stepped")
+                trial("looped")
                 metrics = job.validate()
-                stop("validated")
+                trial("validated")
                 run.epoch_end(**metrics)
-                stop("epoch ended")
+                trial("epoch ended")
                 job.after_epoch(metrics)
-                stop("went on")
-    except Killed:
-        pass
-    return Outcome(facts({"items": job.items, "vars": dict(run.vars), "rng": rng_states()}), losses, list(losses))
+                trial("went on")
+
+    return script
 
 
 @pytest.fixture(name="folder")
@@ -180,14 +219,15 @@ POINTS = [("trained", 6), ("looped", 1), ("epoch ended", 1), ("stepped", 2 * BAT
 
 
 def check_exact(
-    recipe: Callable[[], Job], folder: Path, points: Iterable[tuple[str, int]] = POINTS, **options: Any
+    script: Callable[[Trial], object], folder: Path, points: Iterable[tuple[str, int]] = POINTS, **options: Any
 ) -> None:
-    """Kill the job at each of `points`, run the same command again, and compare with plain PyTorch."""
-    right = train(recipe)
+    """Kill the script at each of `points`, run the same command again, and compare with plain PyTorch."""
+    right = Trial().play(script)
+    check_same(Trial(folder / "whole", **options).play(script).facts, right.facts, "not killed at all")
     for point, number in points:
         directory = folder / f"{point.replace(' ', '-')}-{number}"
-        first = train(recipe, directory, stop=Stop(point, number), **options)
-        second = train(recipe, directory, **options)
+        first = Trial(directory, (point, number), **options).play(script)
+        second = Trial(directory, **options).play(script)
         where = f"killed at {point!r}, time {number}"
         check_same(second.facts, right.facts, where)
         for attempt in (first, second):

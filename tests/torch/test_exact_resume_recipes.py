@@ -21,6 +21,7 @@ from exact_jobs import (
     network,
     normalised,
     one_thread,  # noqa: F401
+    script_of,
     simple,
     validation,
 )
@@ -436,7 +437,7 @@ OTHERS = {
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_killed_and_started_again_it_ends_the_same(name: str, folder: Path) -> None:
-    check_exact(RECIPES[name], folder)
+    check_exact(script_of(RECIPES[name]), folder)
 
 
 ANYWHERE = ["sgd_momentum_dropout_step_lr", "swa_averaged_model", "lbfgs_closure", "accumulation_across_epochs"]
@@ -444,14 +445,14 @@ ANYWHERE = ["sgd_momentum_dropout_step_lr", "swa_averaged_model", "lbfgs_closure
 
 @pytest.mark.parametrize("name", ANYWHERE)
 def test_killed_anywhere_and_saved_at_every_step(name: str, folder: Path) -> None:
-    check_exact(RECIPES[name], folder, ALL_POINTS, every=milepost.Every(steps=1))
+    check_exact(script_of(RECIPES[name]), folder, ALL_POINTS, every=milepost.Every(steps=1))
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_staged_by_copy_it_ends_the_same(name: str, folder: Path) -> None:
-    check_exact(RECIPES[name], folder, [("trained", BATCHES + 3)], stage="copy")
+    check_exact(script_of(RECIPES[name]), folder, [("trained", BATCHES + 3)], stage="copy")
 
 
 @pytest.mark.parametrize("kind", OTHERS)
 def test_other_optimizers(kind: str, folder: Path) -> None:
-    check_exact(_other(kind, **OTHERS[kind]), folder, [("trained", 6), ("looped", 2)])
+    check_exact(script_of(_other(kind, **OTHERS[kind])), folder, [("trained", 6), ("looped", 2)])

@@ -208,6 +208,7 @@ class Checkpointer:
                 if session.arriving and session.loops.asker is None:
                     session.arrived()
                 session.epoch = epoch
+                session.loops.begin_epoch()
                 yield epoch
                 self._still(session)
                 if session.progress.epoch == epoch:
@@ -252,16 +253,21 @@ class Checkpointer:
             session.arrived()
 
         def batches() -> Iterator[Any]:
-            while True:
-                self._still(session)
-                session.ask(loop)
-                try:
-                    batch = feed.next()
-                except StopIteration:
-                    session.loop_ended(loop)
-                    return
-                session.loops.handed(loop)
-                yield batch
+            try:
+                while True:
+                    self._still(session)
+                    session.ask(loop)
+                    try:
+                        batch = None if loop.over else feed.next()
+                    except StopIteration:
+                        loop.finished = True
+                    if loop.over:
+                        session.loop_ended(loop)
+                        return
+                    session.loops.handed(loop)
+                    yield batch
+            finally:
+                loop.left = True
 
         return batches()
 

@@ -26,12 +26,26 @@ class Loop:
     last_asked: int = -1
     asked_before: int = -1
     finished: bool = False
+    left: bool = False
+    """Whether its iterator is gone before it had given everything: by a ``break``, say."""
     current: bool = True
-    """Whether it belongs to the epoch that is under way."""
+    """Whether it belongs to the epoch, or to the batch of an outer loop, that is under way."""
+    spans: bool = False
+    """Whether it goes on from one epoch, or outer batch, to the next, as ``iter(run.batches(...))`` kept in a variable does."""
+
+    @property
+    def over(self) -> bool:
+        """Whether it hands out no more."""
+        return self.finished or self.left
+
+    @property
+    def under_way(self) -> bool:
+        """Whether it handed out a batch that may still be in progress."""
+        return self.current and not self.over and self.handed > 0
 
     def holds(self, other: Loop) -> bool:
         """Whether `other` began inside the batch this loop handed out last."""
-        return other is not self and not self.finished and self.current and 0 <= self.last_handed < other.created
+        return other is not self and self.under_way and 0 <= self.last_handed < other.created
 
 
 class Loops:
@@ -41,7 +55,9 @@ class Loops:
         self._feeds: dict[str, tuple[object, Feed]] = {}
         self._loops: dict[str, Loop] = {}
         self._clock = 0
-        self._last_step = 0
+        self._last_step = self._epoch_began = 0
+        self._renewed: set[str] = set()
+        """Names of passes that were given up, alive, for a new one: their iterators do not go on."""
         self._saved: dict[str, Mapping[str, Any]] = {}
         self._asker: str | None = None
         """The loop that asked for its next batch when the state that was restored was captured."""
@@ -82,6 +98,8 @@ class Loops:
                 where=f"run.batches(..., name={name!r})",
                 hint="give the second pass a name of its own: run.batches(loader, name='second')",
             )
+        if before is not None and not before.over:
+            self._renewed.add(name)
         saved = self._saved.pop(name, None)
         if saved is not None:
             feed.begin(saved["position"])
@@ -110,6 +128,8 @@ class Loops:
         for other in self._loops.values():
             if loop.holds(other):
                 other.current = False
+        if not loop.current:
+            loop.current = loop.spans = True
         loop.asked_before, loop.last_asked = loop.last_asked, self._tick()
 
     def handed(self, loop: Loop) -> None:
@@ -125,15 +145,21 @@ class Loops:
         """A step was made."""
         self._last_step = self._tick()
 
+    def begin_epoch(self) -> None:
+        """An epoch begins: a pass that began before does not end with it."""
+        self._epoch_began = self._tick()
+
     def end_epoch(self) -> None:
         """The next passes start from the beginning."""
         for loop in self._loops.values():
+            loop.spans |= loop.created < self._epoch_began
             loop.current = False
+        self.begin_epoch()
 
     @property
     def open(self) -> bool:
         """Whether a pass of this epoch is under way."""
-        return any(loop.current and not loop.finished for loop in self._loops.values())
+        return any(loop.current and not loop.over and not loop.spans for loop in self._loops.values())
 
     @property
     def any(self) -> bool:
@@ -148,8 +174,8 @@ class Loops:
 
     def innermost(self) -> Loop | None:
         """The pass under way that handed out a batch last."""
-        under_way = [loop for loop in self._loops.values() if loop.current and not loop.finished and loop.handed]
-        return max(under_way, key=lambda loop: loop.last_handed, default=None)
+        under_way = [loop for loop in self._loops.values() if loop.under_way]
+        return max(under_way, key=lambda loop: (not loop.spans, loop.last_handed), default=None)
 
     # -- positions ----------------------------------------------------------------------------------------------------------------
 
@@ -157,15 +183,18 @@ class Loops:
         """How many batches of each loop are done when `asker` asks for its next one; None if no checkpoint can be taken here.
 
         A loop that does not ask may be in the middle of a batch: if `asker` began inside that batch, the batch is
-        handed out again on
-        resume and `asker` continues inside it. If `asker` began before but is asked for the second time within that
-        batch, the script is in the middle of something that no position can describe.
+        handed out again on resume and `asker` continues inside it. If `asker` began before but is asked for the second
+        time within that batch, the script is in the middle of something that no position can describe. Nor can it be
+        while nobody knows whether an iterator that began inside the asker's last batch, and is still held, goes on.
         """
         done = {}
         for name, loop in self._loops.items():
-            in_progress = loop is not asker and loop.current and not loop.finished and loop.handed > 0
+            in_progress = loop is not asker and loop.under_way
             nested = in_progress and loop.holds(asker)
             if in_progress and not nested and asker.asked_before > loop.last_handed:
+                return None
+            held = not loop.current and not loop.over and not loop.spans and 0 <= asker.last_handed < loop.created
+            if held and name not in self._renewed:
                 return None
             done[name] = loop.handed - 1 if nested else loop.handed
         return done
@@ -175,9 +204,8 @@ class Loops:
         inner = self.innermost()
         done = {}
         for name, loop in self._loops.items():
-            under_way = loop.current and not loop.finished and loop.handed > 0
-            unfinished = under_way and (loop.last_handed > self._last_step or (inner is not None and loop.holds(inner)))
-            done[name] = loop.handed - 1 if unfinished else loop.handed
+            in_progress = loop.last_handed > self._last_step or (inner is not None and loop.holds(inner))
+            done[name] = loop.handed - 1 if loop.under_way and in_progress else loop.handed
         return done
 
     def positions(self, done: Mapping[str, int], asker: Loop | None) -> dict[str, Any]:
@@ -186,8 +214,8 @@ class Loops:
         for name, loop in self._loops.items():
             loops[name] = {
                 "done": done[name],
-                "finished": loop.finished,
-                "current": loop.current,
+                "finished": loop.over,
+                "current": loop.current or (loop.spans and not loop.over),
                 "position": loop.feed.position(done[name]),
             }
         return {"loops": loops, "asker": asker.name if asker is not None else None}

@@ -180,7 +180,7 @@ class Session:
         self.loops.stepped()
         self._cost.stepped(busy=self.saver.busy)
         self.display.update(self.progress, self.loops.length)
-        if not self.loops.open and not self.in_steps:
+        if not (self.loops.open or self.in_steps or (self.in_epochs and self.loops.any)):
             self.boundary(None)
 
     def end_epoch(self, values: Mapping[str, Any]) -> None:

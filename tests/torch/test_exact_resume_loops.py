@@ -1,0 +1,313 @@
+"""Whatever the loops of a script look like, it continues where it stopped, and ends with the very bits of plain PyTorch."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from exact_jobs import (
+    Trial,
+    backward,
+    check_exact,
+    check_same,
+    folder_fixture,  # noqa: F401
+    loader,
+    network,
+    one_thread,  # noqa: F401
+    simple,
+)
+
+import milepost
+
+SCRIPTS: dict[str, tuple[Callable[[Trial], None], list[tuple[str, int]]]] = {}
+Script = Callable[[Trial], None]
+
+
+def script(*points: tuple[str, int]) -> Callable[[Script], Script]:
+    def note(one: Script) -> Script:
+        SCRIPTS[one.__name__] = one, list(points)
+        return one
+
+    return note
+
+
+def parts() -> tuple[dict[str, Any], Callable[[Any], torch.Tensor]]:
+    model = network()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    return {"model": model, "optimizer": optimizer}, simple(model, optimizer)
+
+
+def batch_of_noise() -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.randn(4, 8), torch.randint(0, 2, (4,))
+
+
+@script(("trained", 5), ("stepped", 8))
+def steps_without_a_loader(trial: Trial) -> None:
+    items, train = parts()
+    with trial.open(**items) as run:
+        for _ in run.steps(12):
+            loss = train(batch_of_noise())
+            trial("trained")
+            trial.lost(loss)
+            run.step(loss=loss)
+            trial("stepped")
+
+
+@script(("trained", 5), ("stepped", 8))
+def no_loop_of_milepost(trial: Trial) -> None:
+    items, train = parts()
+    with trial.open(**items) as run:
+        while run.progress.step < 12:
+            loss = train(batch_of_noise())
+            trial("trained")
+            trial.lost(loss)
+            run.step(loss=loss)
+            trial("stepped")
+
+
+@script(("stepped", 5), ("stepped", 7), ("epoch ended", 1), ("stepped", 9))
+def epochs_counted_by_hand(trial: Trial) -> None:
+    items, train = parts()
+    data = loader()
+    with trial.open(**items) as run:
+        for epoch in range(run.progress.epoch, 3):
+            for batch in run.batches(data):
+                loss = train(batch)
+                trial.lost(loss)
+                run.step(loss=loss)
+                trial("stepped")
+            run.epoch_end(epoch=epoch)
+            trial("epoch ended")
+
+
+@script(("stepped", 5))
+def a_single_pass(trial: Trial) -> None:
+    items, train = parts()
+    with trial.open(**items) as run:
+        for batch in run.batches(loader()):
+            loss = train(batch)
+            trial.lost(loss)
+            run.step()
+            trial("stepped")
+
+
+@script(("stepped", 3), ("stepped", 5), ("stepped", 6), ("looped", 1), ("stepped", 8))
+def two_loaders_zipped(trial: Trial) -> None:
+    items, train = parts()
+    first, second = loader(), loader(batch_size=5)  # 7 and 6 batches
+    with trial.open(**items) as run:
+        for _ in run.epochs(3):
+            for one, other in zip(run.batches(first, name="first"), run.batches(second, name="second"), strict=False):
+                loss = train(one) + train(other)
+                trial.lost(loss)
+                run.step()
+                trial("stepped")
+            trial("looped")
+
+
+@script(("stepped", 3), ("stepped", 7), ("looped", 1), ("stepped", 9), ("stepped", 13))
+def two_loaders_one_after_the_other(trial: Trial) -> None:
+    items, train = parts()
+    first, second = loader(), loader(batch_size=5)
+    with trial.open(**items) as run:
+        for _ in run.epochs(2):
+            for name, data in (("first", first), ("second", second)):
+                for batch in run.batches(data, name=name):
+                    loss = train(batch)
+                    trial.lost(loss)
+                    run.step()
+                    trial("stepped")
+                trial("looped")
+
+
+@script(("inner", 2), ("inner", 5), ("outer", 2), ("inner", 16), ("inner", 21), ("epoch", 1))
+def a_loader_inside_a_batch_of_another(trial: Trial) -> None:
+    items, train = parts()
+    outer, inner = loader(), loader(batch_size=9)  # 7 batches with 3 each
+    with trial.open(**items) as run:
+        for _ in run.epochs(2):
+            for batch in run.batches(outer, name="outer"):
+                for one in run.batches(inner, name="inner"):
+                    loss = train((batch[0][:3].mean(0) + one[0], one[1]))
+                    trial.lost(loss)
+                    run.step()
+                    trial("inner")
+                trial("outer")
+            trial("epoch")
+
+
+@script(("inner", 2), ("outer", 2), ("inner", 7), ("outer", 7))
+def an_outer_loader_that_steps_too(trial: Trial) -> None:
+    items, train = parts()
+    outer, inner = loader(), loader(batch_size=14)
+    with trial.open(**items) as run:
+        for _ in run.epochs(2):
+            for batch in run.batches(outer, name="outer"):
+                for one in run.batches(inner, name="inner"):
+                    loss = train(one)
+                    trial.lost(loss)
+                    run.step()
+                    trial("inner")
+                loss = train(batch)
+                trial.lost(loss)
+                run.step()
+                trial("outer")
+
+
+@script(("stepped", 3), ("stepped", 5), ("epoch", 1), ("stepped", 8))
+def an_epoch_that_is_left_early(trial: Trial) -> None:
+    items, train = parts()
+    data = loader()
+    with trial.open(**items) as run:
+        for _ in run.epochs(3):
+            for number, batch in enumerate(run.batches(data), run.vars.pop("number", 0)):
+                loss = train(batch)
+                trial.lost(loss)
+                run.vars["number"] = number + 1
+                run.step()
+                trial("stepped")
+                if number == 4:
+                    break
+            run.vars.pop("number")
+            trial("epoch")
+
+
+@script(("stepped", 3), ("stepped", 5), ("stepped", 8))
+def an_epoch_of_five_batches(trial: Trial) -> None:
+    items, train = parts()
+    data = loader()
+    with trial.open(**items) as run:
+        for _ in run.epochs(3):
+            for batch in itertools.islice(run.batches(data), 5 - run.progress.batch):
+                loss = train(batch)
+                trial.lost(loss)
+                run.step()
+                trial("stepped")
+
+
+@script(("stepped", 3), ("stepped", 7), ("epoch", 1), ("stepped", 10), ("stepped", 12))
+def an_endless_loader_across_epochs(trial: Trial) -> None:
+    items, train = parts()
+    labelled, other = loader(), loader(batch_size=6)  # 7 and 5 batches
+
+    def endless() -> Iterator[Any]:
+        while True:
+            yield from run.batches(other, name="other")
+
+    with trial.open(**items) as run:
+        more = endless()
+        for _ in run.epochs(3):
+            for batch in run.batches(labelled):
+                inputs, classes = next(more)
+                loss = train((inputs + batch[0][:1], classes))
+                trial.lost(loss)
+                run.step()
+                trial("stepped")
+            trial("epoch")
+
+
+@script(("step", 2), ("step", 3), ("rest", 1), ("epoch", 1), ("step", 5), ("rest", 2))
+def gathered_gradients_and_a_step_for_the_rest(trial: Trial) -> None:
+    model = network()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    data = loader()
+    with trial.open(model=model, optimizer=optimizer) as run:
+
+        def step(loss: torch.Tensor) -> None:
+            optimizer.step()
+            optimizer.zero_grad()
+            trial.lost(loss)
+            run.step()
+
+        for _ in run.epochs(3):
+            for number, batch in enumerate(run.batches(data), run.progress.batch):
+                loss = backward(model, batch)
+                if number % 2:
+                    step(loss)
+                    trial("step")
+            step(torch.zeros(()))  # seven batches: one is left
+            trial("rest")
+            trial("epoch")
+
+
+@script(("validating", 3), ("validated", 1), ("stepped", 9), ("validating", 6))
+def a_validation_loader(trial: Trial) -> None:
+    items, train = parts()
+    data, unseen = loader(), loader(shuffle=True)
+    with trial.open(**items) as run:
+        for _ in run.epochs(3):
+            for batch in run.batches(data):
+                loss = train(batch)
+                trial.lost(loss)
+                run.step()
+                trial("stepped")
+            losses = []
+            for inputs, classes in run.batches(unseen, train=False):
+                with torch.no_grad():
+                    losses.append(torch.nn.functional.cross_entropy(items["model"](inputs), classes))
+                trial("validating")
+            trial("validated")
+            run.epoch_end(val_loss=torch.stack(losses).mean())
+
+
+@script(("saved", 1), ("saved", 2), ("stepped", 6), ("stepped", 12))
+def saves_by_hand(trial: Trial) -> None:
+    items, train = parts()
+    data = loader()
+    with trial.open(**items) as run:
+        for _ in run.epochs(2):
+            for number, batch in enumerate(run.batches(data)):
+                loss = train(batch)
+                trial.lost(loss)
+                run.step()
+                trial("stepped")
+                if number % 3 == 1:
+                    run.save()
+                    run.wait()
+                    trial("saved")
+
+
+@script(("stepped", 3), ("more", 2), ("stepped", 13), ("more", 4))
+def parameters_that_join_later(trial: Trial) -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model[0].parameters(), lr=0.1, momentum=0.9)
+    train = simple(model, optimizer)
+    data = loader()
+    # A restart has to make the optimizer as it was: the script asks what it continues.
+    joined = trial.directory is not None and any(trial.directory.glob("step-*")) and milepost.open(trial.directory)
+    if joined and len(joined.plain.keys() & {"optimizer/param_groups/1/lr"}):
+        optimizer.add_param_group({"params": model[3].parameters(), "lr": 0.05})
+    with trial.open(model=model, optimizer=optimizer) as run:
+        for _ in run.epochs(3):
+            for batch in run.batches(data):
+                loss = train(batch)
+                trial.lost(loss)
+                run.step()
+                trial("stepped")
+                if run.progress.step == 10:
+                    optimizer.add_param_group({"params": model[3].parameters(), "lr": 0.05})
+                if run.progress.step >= 10:
+                    trial("more")
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_killed_and_started_again_it_ends_the_same(name: str, folder: Path) -> None:
+    script, points = SCRIPTS[name]
+    check_exact(script, folder, points, every=milepost.Every(steps=1))
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_killed_again_and_again_it_ends_the_same(name: str, folder: Path) -> None:
+    script, _ = SCRIPTS[name]
+    right = Trial(folder / "whole").play(script)
+    for _ in range(len(right.seen)):
+        attempt = Trial(folder / "run", ("lost", 4)).play(script)  # saves come every two steps
+        assert attempt.losses == {at: right.losses[at] for at in attempt.losses}
+        if attempt.seen and attempt.seen[-1] == len(right.seen):
+            break
+    last = Trial(folder / "run").play(script)
+    check_same(last.facts, right.facts)
