@@ -25,13 +25,28 @@ def _shown(tensor: torch.Tensor) -> str:
     return f"{info.dtype.name} {list(info.shape)}"
 
 
+def _copies_what_it_loads(module: torch.nn.Module) -> bool:
+    kind, base = type(module), torch.nn.Module
+    own = kind.__module__.startswith("torch.nn.modules.")
+    loads = all(
+        getattr(kind, name) is getattr(base, name)
+        for name in ("load_state_dict", "_load_from_state_dict", "set_extra_state")
+    )
+    return (own or loads) and not module._load_state_dict_pre_hooks and not module._load_state_dict_post_hooks
+
+
 class ModuleItem:
     """A module: parameters, buffers and extra state, by the names of its `state_dict`."""
 
-    replaced, borrows = False, True
+    replaced = False
 
     def __init__(self, name: str, module: torch.nn.Module) -> None:
         self.name, self.object = name, module
+
+    @property
+    def borrows(self) -> bool:
+        """Torch's own modules copy what they load; others, hooks and extra state may keep it."""
+        return all(_copies_what_it_loads(module) for module in self.object.modules())
 
     def capture(self) -> Any:
         return self.object.state_dict(keep_vars=True)  # parameters stay parameters, which tells them from buffers
@@ -45,12 +60,17 @@ class ModuleItem:
             for key, value in self.object.state_dict(keep_vars=True).items()
             if isinstance(value, torch.Tensor)
         }
-        there = {f"{self.name}/{key}": f"{one.dtype} {list(one.shape)}" for key, one in saved.tensors.items()}
+        # What is nested is extra state, and the module's own business.
+        there = {
+            f"{self.name}/{key}": f"{one.dtype} {list(one.shape)}"
+            for key, one in saved.tensors.items()
+            if "/" not in key
+        }
         return compare(there, here)
 
     def restore(self, saved: Loaded) -> None:
         try:
-            self.object.load_state_dict(saved.value(borrow=True))
+            self.object.load_state_dict(saved.value(borrow=self.borrows))
         except RuntimeError as error:
             raise MismatchError(f"the module refused the saved state: {error}", where=self.name) from error
 

@@ -42,8 +42,10 @@ class Item(Protocol):
     """The live object, or the newest value."""
     replaced: bool
     """Whether it is a value that the script hands over, rather than an object changed in place."""
-    borrows: bool
-    """Whether `restore` copies the tensors it is given, and so can do with views."""
+
+    @property
+    def borrows(self) -> bool:
+        """Whether `restore` copies the tensors it is given, and so can do with views."""
 
     def capture(self) -> Any:
         """The nested value to save, with live tensors in it."""
