@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from milepost.errors import MilepostError
-from milepost.folder import which
+from milepost.folder import names, which
 from milepost.folder.attempts import Attempt, Parent, Record, claim
 from milepost.folder.lineage import lineage, newest_attempt, read_records
 from milepost.folder.retention import Keep
@@ -103,7 +103,8 @@ def _continue(
     elif resume == "latest" or (head_record is not None and head_record.branch == resume and not anew):
         # The same command that opened a branch continues it.
         attempt.record.branch = head_record.branch if head_record is not None else None
-        found = line
+        # What cannot be read belongs to no attempt, but a person must hear of it: a run that holds nothing else is not new.
+        found = [one for one in reversed(checkpoints) if one.summary is None and one.current] + list(line)
     else:
         return _branch(run, attempt, items, stager, resume, overrides)
     if not found:
@@ -154,7 +155,8 @@ def _restore(
     attempt.record.parent = Parent(listed.summary.attempt, listed.step, source.where if source is not run else None)
     attempt.record.overrides = {**applied, **overrides}
     base = Base(listed.folder, checkpoint.manifest) if source is run else None
-    report = ResumeReport(listed, attempt.number, tuple(passed_over), overridden=fresh)
+    newer = tuple((folder, reason) for folder, reason in passed_over if (names.parse_step(folder) or 0) >= listed.step)
+    report = ResumeReport(listed, attempt.number, newer, overridden=fresh)
     return Opened(run, attempt, report, own, base, before, checkpoint.manifest.written_by)
 
 
