@@ -30,14 +30,12 @@ def find(run: RunFolder, which: str = "latest") -> Listed:
 def candidates(run: RunFolder, which: str = "latest") -> list[Listed]:
     """The checkpoint that `which` names, then, for ``latest`` and ``good``, older ones of the lineage to fall back to.
 
-    ``latest`` is the newest of the lineage that is not known to be bad; ``~2`` the second before the newest; ``step=N`` looks in
-    the lineage first, then in abandoned branches.
+    ``latest`` is the newest of the lineage, ``good`` the newest whose trained floats were finite; ``~2`` is the second before
+    the newest; ``step=N`` looks in the lineage first, then in abandoned branches.
     """
     line = of_run(run)
     if which in ("latest", "good"):
-        usable = [one for one in line if one.summary is not None and one.summary.good]
-        if which == "latest" and line:
-            usable = line
+        usable = line if which == "latest" else [one for one in line if one.summary is not None and one.summary.good]
         return _some(run, usable, which)
     if which == "best":
         by = run.info.best
