@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from milepost.errors import MilepostError, RunFenced, SaveFailedError
+from milepost.errors import MilepostError, SaveFailedError
 from milepost.folder.commit import Committer
 from milepost.folder.run import Listed
 from milepost.folder.snapshot import Snapshot, TornSnapshot
@@ -138,14 +138,18 @@ class Persister:
         while (job := self._jobs.get()) is not None:
             snapshot, pending = job
             try:
-                pending.resolve(*self._persist(snapshot))
+                committed, problem = self._persist(snapshot)
+                # Durable now: what follows may take as long as a tenth of the write, and nobody need wait for it.
+                pending.resolve(committed, problem)
+                if committed is not None:
+                    self._tidy(committed)
             finally:
                 del job, snapshot
                 self._idle.set()
 
     def _persist(self, snapshot: Snapshot) -> tuple[Listed | None, BaseException | None]:
         try:
-            committed = self._commit(snapshot)
+            return self._commit(snapshot), None
         except (MilepostError, TornSnapshot) as problem:
             return None, problem
         except Exception as problem:  # noqa: BLE001 - a save must not take the training down; whoever asks gets it
@@ -155,13 +159,12 @@ class Persister:
             )
             failed.__cause__ = problem
             return None, failed
+
+    def _tidy(self, committed: Listed) -> None:
         try:
             self._committer.tidy(committed)
-        except RunFenced as problem:
-            return None, problem
-        except (OSError, MilepostError) as problem:
+        except (OSError, MilepostError) as problem:  # RunFenced too: this save was in time, the next one will meet it
             self._warn(f"step {committed.step} is saved, but older checkpoints could not be tidied up: {problem}")
-        return committed, None
 
     def _commit(self, snapshot: Snapshot) -> Listed:
         for delay in (*RETRY_AFTER_SECONDS, None):
