@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from milepost.core import dtypes
 from milepost.core.adapter import LeafInfo
@@ -35,6 +36,10 @@ class TorchAdapter:
         return issubclass(kind, torch.Tensor)
 
     def describe(self, value: torch.Tensor) -> LeafInfo:
+        if isinstance(value, (UninitializedParameter, UninitializedBuffer)):
+            raise NotStorableError(
+                "a parameter of a lazy module is not initialised yet", hint="run one batch through the module first"
+            )
         kind = DTYPES.get(value.dtype)
         device = value.device
         if kind is None or device.type == "meta" or value.layout is not torch.strided:

@@ -60,18 +60,14 @@ class ModuleItem:
             for key, value in self.object.state_dict(keep_vars=True).items()
             if isinstance(value, torch.Tensor)
         }
-        # What is nested is extra state, and the module's own business.
-        there = {
-            f"{self.name}/{key}": f"{one.dtype} {list(one.shape)}"
-            for key, one in saved.tensors.items()
-            if "/" not in key
-        }
-        return compare(there, here)
+        there = {f"{self.name}/{key}": f"{one.dtype} {list(one.shape)}" for key, one in saved.tensors.items()}
+        rows = compare(there, here)
+        return [row for row in rows if not _is_extra_state(row.path.removeprefix(f"{self.name}/"))]
 
     def restore(self, saved: Loaded) -> None:
         try:
             self.object.load_state_dict(saved.value(borrow=self.borrows))
-        except RuntimeError as error:
+        except Exception as error:
             raise MismatchError(f"the module refused the saved state: {error}", where=self.name) from error
 
 
@@ -135,13 +131,34 @@ class OptimizerItem:
         state = saved.value()
         try:
             self.object.load_state_dict({**state, "state": dict(state["state"])})
-        except (ValueError, KeyError, RuntimeError) as error:
+        except Exception as error:
             raise MismatchError(f"the optimizer refused the saved state: {error}", where=self.name) from error
         parameters = self.parameters()
         numbers = [number for group in state["param_groups"] for number in group["params"]]
         for number, parameter in zip(numbers, parameters, strict=True):
+            live = self.object.state[parameter]
             for key, value in state["state"].get(number, {}).items():
-                if isinstance(value, torch.Tensor):
-                    live = self.object.state[parameter][key]
-                    if live.dtype != value.dtype or live.stride() != value.stride():
-                        self.object.state[parameter][key] = value.to(live.device)
+                live[key] = _as_saved(live.get(key), value, parameter.device)
+
+
+def _is_extra_state(key: str) -> bool:
+    """Whether a tensor is (part of) a module's extra state, which may be anything and is the module's own business."""
+    return key.partition("/")[0].rpartition(".")[2] == "_extra_state"
+
+
+def _as_saved(live: Any, saved: Any, device: torch.device) -> Any:
+    """What `Optimizer.load_state_dict` made of a value, `live`, with what it lost: the dtype and strides of tensors at any
+    depth, and texts, which it takes for containers."""
+    if isinstance(saved, torch.Tensor):
+        if not isinstance(live, torch.Tensor):
+            return saved.to(device)
+        same = live.dtype == saved.dtype and live.stride() == saved.stride()
+        return live if same else saved.to(live.device)
+    if isinstance(saved, dict):
+        inside = live if isinstance(live, dict) else {}
+        return {key: _as_saved(inside.get(key), value, device) for key, value in saved.items()}
+    if isinstance(saved, (list, tuple)):
+        pairs = zip(live, saved, strict=True) if isinstance(live, type(saved)) else ((None, value) for value in saved)
+        made = [_as_saved(one, value, device) for one, value in pairs]
+        return saved._make(made) if hasattr(saved, "_make") else type(saved)(made)
+    return saved if live is None or type(live) is type(saved) else live

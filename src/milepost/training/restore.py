@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from milepost.folder.checkpoint import Checkpoint
 from milepost.folder.run import Listed, RunFolder
 from milepost.folder.worker import Worker
 from milepost.storage.base import BLOCK
-from milepost.training.items import RESERVED, Item
+from milepost.training.items import RESERVED, Item, StatefulItem
 
 Allocate = Callable[[str, int], memoryview]
 """(name, bytes) -> page-aligned host memory that stays valid until the restore ends."""
@@ -235,5 +236,17 @@ def put_back(items: Mapping[str, Item], loaded: Mapping[str, LoadedItem], overri
                 f"override={{{pattern!r}: ...}} names no plain value of the checkpoint",
                 hint="`milepost show REF` lists the paths; * stands for one level, as in optimizer/param_groups/*/lr",
             )
+    # Those whose own code may refuse what it is given come first, and go back if one does.
+    stateful = [item for item in items.values() if isinstance(item, StatefulItem)]
+    before = [(item, copy.deepcopy(item.capture())) for item in stateful]
+    try:
+        for item in stateful:
+            item.restore(loaded[item.name])
+    except MismatchError:
+        for item, state in before:
+            with contextlib.suppress(Exception):
+                item.object.load_state_dict(state)
+        raise
     for name, item in items.items():
-        item.restore(loaded[name])
+        if item not in stateful:
+            item.restore(loaded[name])
