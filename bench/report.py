@@ -1,0 +1,235 @@
+"""From what was measured to the page: medians, intervals, goals, Markdown tables."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from intervals import Interval, median, slowdown
+from peers import PEERS, Milepost
+
+BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
+Trials = Sequence[Mapping[str, Any]]
+Groups = Mapping[str, Mapping[str, Sequence[Any]]]
+
+
+class Figure(NamedTuple):
+    """One number: how it is found in the trials of a peer, how it is shown, and what milepost should reach.
+
+    `goal` is compared with the estimate, or, if `upper`, with the upper end of its interval.
+    """
+
+    title: str
+    group: str
+    find: Callable[[Trials], Interval]
+    show: Callable[[float], str]
+    goal: float
+    short: str | None = None
+    """Head of its column in the table of peers; None keeps it out of there."""
+    upper: bool = False
+
+
+def _each(of: Callable[[Any], Sequence[float]]) -> Callable[[Trials], Interval]:
+    """The median over all samples that `of` finds in each trial."""
+    return lambda trials: median([sample for trial in trials for sample in of(trial)])
+
+
+def _every_few(trials: Trials) -> Interval:
+    alone, turns = _relative(trials, "every_few")
+    return slowdown(alone, list(zip(*turns, strict=True)))
+
+
+def _every_one(trials: Trials) -> Interval:
+    alone, turns = _relative(trials, "every_one")
+    return slowdown(alone, [[step for turn in turns for step in turn]])
+
+
+def _relative(trials: Trials, key: str) -> tuple[list[float], list[list[float]]]:
+    """Times of steps without saving, and of those in each turn under `key`, divided by the mean of the former in the same
+    process."""
+    alone: list[float] = []
+    saving: list[list[float]] = []
+    for trial in trials:
+        unit = statistics.fmean(trial["alone"])
+        alone += [time / unit for time in trial["alone"]]
+        saving += [[time / unit for time in turn] for turn in trial[key]]
+    return alone, saving
+
+
+def _ms(seconds: float) -> str:
+    return f"{1000 * seconds:.2f} ms" if seconds < 0.02 else f"{1000 * seconds:.0f} ms"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _times(factor: float) -> str:
+    return f"{factor:.3f} ×" if factor < 10 else f"{factor:.1f} ×"
+
+
+FIGURES = (
+    Figure(
+        "training stands still in the save call", "training", _each(lambda one: one["call"]), _ms, 0.003, "save call"
+    ),
+    Figure(
+        "… and before the next optimizer step",
+        "training",
+        _each(lambda one: one["hold"]),
+        _ms,
+        0.001,
+        "wait before step",
+    ),
+    Figure("slowdown, a save every 5 steps", "training", _every_few, _percent, 0.02, "slowdown, every 5", upper=True),
+    Figure("slowdown, a save at every step", "training", _every_one, _percent, 0.10, "slowdown, every 1"),
+    Figure(
+        "durable, beside a plain write",
+        "training",
+        _each(lambda one: [took / plain for plain, took in one["durable"]]),
+        _times,
+        1.15,
+        "durable / plain write",
+    ),
+    Figure(
+        "cold verified restore, beside a plain read",
+        "restore",
+        _each(lambda one: [one["restore"] / one["plain_read"]]),
+        _times,
+        1.15,
+        "restore / plain read",
+    ),
+    Figure(
+        "… beside a plain read into fresh memory",
+        "restore",
+        _each(lambda one: [one["restore"] / one["plain_read_fresh"]]),
+        _times,
+        1.15,
+        "restore / read into fresh memory",
+    ),
+    Figure(
+        "extra memory, beside the state",
+        "training",
+        _each(lambda one: [one["extra"] / one["state"]]),
+        _times,
+        1.05,
+        "extra memory",
+    ),
+    Figure(
+        "20 checkpoints, 90 % frozen, beside full + 19 × changed",
+        "frozen",
+        _each(lambda one: [one["disk"] / (one["full"] + (one["checkpoints"] - 1) * one["changed"])]),
+        _times,
+        1.02,
+        "disk, 90 % frozen",
+    ),
+    Figure("import milepost, beyond numpy", "import", _each(lambda one: [one[1] / 1000]), _ms, 0.060),
+    Figure(
+        "… and the first use of milepost.Checkpointer",
+        "import",
+        _each(lambda one: [(one[1] + one[2]) / 1000]),
+        _ms,
+        0.060,
+    ),
+    Figure("milepost ls, 1,000 checkpoints of 600 tensors", "ls", _each(lambda one: [one[0]]), _ms, 0.400),
+)
+
+
+def page(results: Groups, about: Mapping[str, str], arguments: str) -> str:
+    """The part of the page that is measured."""
+    parts = [_machine(results, about, arguments), _goals(results), _peers(results)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def put(measured: str, where: Path) -> None:
+    """Write what was measured between the markers of a page, or a new page."""
+    text = where.read_text() if where.exists() else f"# Performance\n\n{BEGIN}\n{END}\n"
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise SystemExit(f"{where} has no lines {BEGIN} and {END}")
+    where.write_text(f"{before}{BEGIN}\n\n{measured}\n{END}{after}")
+
+
+def _machine(results: Groups, about: Mapping[str, str], arguments: str) -> str:
+    rows = [[name, value] for name, value in about.items()]
+    rows.append(["command", f"`python bench/run.py {arguments}`".replace(" `", "`")])
+    ours = results.get("training", {}).get(Milepost.name)
+    if ours:
+        steps = [time for trial in ours for time in trial["alone"]]
+        rows.append(["state", f"{ours[0]['state'] / 1e9:.3f} GB in {ours[0]['tensors']} tensors"])
+        rows.append(["step without saving", _ms(statistics.median(steps))])
+    writes = [
+        plain for trials in results.get("training", {}).values() for trial in trials for plain, _ in trial["durable"]
+    ]
+    if writes and ours:
+        rows.append(["plain write", f"{ours[0]['state'] / statistics.median(writes) / 1e9:.2f} GB/s"])
+    reads = [trial for trials in results.get("restore", {}).values() for trial in trials]
+    if reads and ours:
+        for name, key in (("plain read", "plain_read"), ("plain read into fresh memory", "plain_read_fresh")):
+            rows.append([name, f"{ours[0]['state'] / statistics.median(one[key] for one in reads) / 1e9:.2f} GB/s"])
+    return _table(["measured on", ""], rows)
+
+
+def _goals(results: Groups) -> str:
+    rows = []
+    for figure in FIGURES:
+        trials = results.get(figure.group, {}).get(Milepost.name)
+        if not trials:
+            continue
+        found = figure.find(trials)
+        reached = (found.high if figure.upper else found.value) <= figure.goal
+        goal = f"≤ {figure.show(figure.goal)}" + (" at the upper end" if figure.upper else "")
+        rows.append(
+            [
+                figure.title,
+                figure.show(found.value),
+                _interval(found, figure.show),
+                goal,
+                "yes" if reached else "no",
+                f"`make bench ARGS='--only {figure.group}'`",
+            ]
+        )
+    return (
+        _table(["milepost", "measured", "95 % interval (samples)", "goal", "reached", "command"], rows) if rows else ""
+    )
+
+
+def _peers(results: Groups) -> str:
+    shown = [figure for figure in FIGURES if figure.short and len(results.get(figure.group, {})) > 1]
+    rows = []
+    for name, peer in PEERS.items():
+        cells = []
+        for figure in shown:
+            trials = results[figure.group].get(name)
+            if not trials:
+                cells.append("–")
+                continue
+            found = figure.find(trials)
+            cells.append(f"{figure.show(found.value)} [{_bounds(found, figure.show)}]")
+        if any(cell != "–" for cell in cells):
+            rows.append([name, *cells, peer.claims, peer.verifies])
+    heads = ["", *(str(figure.short) for figure in shown), "when it says it is done", "restore verifies"]
+    return _table(heads, rows) if shown else ""
+
+
+def _interval(found: Interval, show: Callable[[float], str]) -> str:
+    return f"{_bounds(found, show)} ({found.samples})" if found.samples > 1 else f"({found.samples})"
+
+
+def _bounds(found: Interval, show: Callable[[float], str]) -> str:
+    if found.samples == 1:
+        return "one sample"
+    low, high = show(found.low), show(found.high)
+    unit = high.rpartition(" ")[2]
+    low = low.removesuffix(f" {unit}")
+    return f"{low} to {high}" if found.wide else f"all {low} to {high}"
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[column]) for row in [heads, *rows]) for column in range(len(heads))]
+    lines = [heads, ["-" * width for width in widths], *rows]
+    return "\n".join(
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
+    )
