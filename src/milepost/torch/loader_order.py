@@ -4,10 +4,14 @@ A pass that continues puts the generators back to where they were when it began,
 without loading anything, and compares a running digest of the indices. Nothing about how a sampler works inside needs
 to be known.
 
-PyTorch's own samplers draw from the global generator of PyTorch before their first index at the latest, so
-prefetching changes nothing. Other samplers may draw from any global generator while they run, which would mix with
-the training's draws depending on how far workers
-prefetch: they get a `Course` of their own.
+PyTorch's own samplers draw from the global generator of PyTorch with their first index, and never later, so that
+prefetching changes nothing. Other samplers may draw from any global generator while they run, which would mix with the
+training's draws depending on how far workers prefetch: they get a `Course` of their own.
+
+The draws come where plain PyTorch has them without workers: the base seed with ``iter(loader)``, the rest with the
+first batch. What others draw in between (a second loader that is zipped with this one) is part of the position. Only
+one thing depends on workers, here as in PyTorch: a `torch.Generator` that is given to two samplers that run at the same
+time and draw from it when others are under way already, since workers have it drawn from ahead of time.
 """
 
 from __future__ import annotations
@@ -35,16 +39,14 @@ from milepost.errors import LoaderError
 from milepost.torch.fetch import Tag
 from milepost.training.feeds_checks import Position, capture_generators, digest, restore_generators
 from milepost.training.generators import find_generators
-from milepost.training.rng import Course, capture_generator, derive, libraries, restore_generator
+from milepost.training.rng import Course, derive, libraries
 
 _OWN = (RandomSampler, SequentialSampler, SubsetRandomSampler, WeightedRandomSampler, DistributedSampler)
 _END = object()
 
 
 class _Mark(NamedTuple):
-    """What is known once an index batch is drawn: the digest of all so far, and the states of the sampler's
-    generators.
-    """
+    """What is known once an index batch is drawn: a digest of all so far, and where that left the generators."""
 
     digest: int
     generators: Mapping[str, object]
@@ -70,8 +72,9 @@ class Order:
         """Gives the loader's iterator the base seed that was drawn here, so that it draws from nowhere else."""
         self.over = False
         self._handed = 0
-        self._peeked: deque[object] = deque()
+        self._peeked: deque[object] = deque()  # drawn, and not given to the loader's iterator yet
         self._marks: deque[_Mark] = deque()  # of what was drawn and not handed out yet
+        self._between: dict[str, object] | None = None  # who was drawn from between the beginning and the first index
         self._ended = False
 
     @property
@@ -92,15 +95,13 @@ class Order:
     # -- beginning ----------------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Start a new pass: draws from the generators what ``iter(loader)`` and the first batch would."""
-        self._torch = capture_generator(torch.default_generator)
-        self._start = capture_generators(self._generators)
+        """Start a new pass: draws from the generators what ``iter(loader)`` would."""
+        self._start = self._capture_all()
         states = {library.name: digest(library.capture()) for library in libraries()}
         base = self._base_seed()
         self._seed = derive(base, self.salt)
         self._seeds = {name: derive(base, state) for name, state in states.items()}
         self._open()
-        self._draw()
 
     def resume(self, saved: Mapping[str, Any]) -> None:
         """Start where `position` was `saved`; the global generators stay as they are.
@@ -109,26 +110,34 @@ class Order:
             LoaderError: the sampler gives other indices than it gave then.
 
         """
-        self._torch, self._start = saved["torch"], saved["generators"]
         self._seed, self._seeds, self.salt = saved["seed"], dict(saved["seeds"]), saved["salt"]
         self._handed, self.over = saved["done"], saved["over"]
-        restore_generators(self._generators, saved["generators"])
+        self._start = saved["start"]
         if self.over:
+            restore_generators(self._generators, saved["moved"])
             return
         program = torch.default_generator.get_state()
         try:
-            restore_generator(torch.default_generator, self._torch)
+            restore_generators(self._all, self._start)
             self._base_seed()
             self._open()
-            self._skip(saved["done"], saved["digest"])
+            if saved["between"] is not None:
+                restore_generators(self._all, saved["between"])
+                self._skip(saved["done"], saved["digest"])
+                self._between = saved["between"]
         finally:
             torch.default_generator.set_state(program)
         restore_generators(self._generators, saved["moved"])
 
+    @property
+    def _all(self) -> dict[str, object]:
+        return {"torch": torch.default_generator, **self._generators}
+
+    def _capture_all(self) -> dict[str, object]:
+        return capture_generators(self._all)
+
     def _base_seed(self) -> int:
-        """What `_BaseDataLoaderIter.__init__` draws, and each pass anew: a persistent iterator would draw it only
-        once.
-        """
+        """What `_BaseDataLoaderIter.__init__` draws; each pass anew, where a persistent iterator would only once."""
         source = torch.default_generator if self._loader.generator is None else self._loader.generator
         self.twin.set_state(source.get_state())
         return int(torch.empty((), dtype=torch.int64).random_(generator=source).item())
@@ -137,7 +146,7 @@ class Order:
         self._course = nullcontext() if _is_own(self._sampler) else Course(self._seeds)
         with self._course:
             self._iterator = iter(self._sampler)
-        self._first = self._before = self._done = self._last = _Mark(0, capture_generators(self._generators))
+        self._first = self._before = self._done = self._last = _Mark(0, self._capture_all())
         self._taken = 0
 
     def _skip(self, done: int, expected: int) -> None:
@@ -165,6 +174,8 @@ class Order:
     def _draw(self) -> None:
         if self._ended:
             return
+        if self._between is None:
+            self._between = self._moved(self._all)
         with self._course:
             indices = next(self._iterator, _END)
         states = capture_generators(self._generators) if self._generators else {}
@@ -204,17 +215,17 @@ class Order:
         What was drawn ahead for workers goes back into the sampler's generators, so that the next pass does not
         depend on how many workers there are. A generator that somebody else drew from meanwhile stays.
         """
-        if self.over or not self._generators:
+        if self.over or not self._generators or self._between is None:
             return
         target = self._done if self._handed else self._first
-        moved = self._moved()
+        moved = self._moved(self._generators)
         back = {path: state for path, state in target.generators.items() if path not in moved}
         restore_generators(self._generators, back)
         self._last = _Mark(self._last.digest, {**self._last.generators, **back})
 
-    def _moved(self) -> dict[str, object]:
-        """The generators that somebody else drew from since the sampler did last."""
-        now = capture_generators(self._generators)
+    def _moved(self, generators: Mapping[str, object]) -> dict[str, object]:
+        """Those of `generators` that somebody else drew from since the sampler did last, and their states."""
+        now = capture_generators(generators)
         return {path: state for path, state in now.items() if digest(state) != digest(self._last.generators[path])}
 
     # -- where it is --------------------------------------------------------------------------------------------------
@@ -233,10 +244,10 @@ class Order:
             "salt": self.salt,
             "seed": self._seed,
             "seeds": dict(self._seeds),
+            "start": {} if self.over else self._start,
+            "between": None if self.over else self._between,
             "digest": 0 if self.over else self._digest_of(done),
-            "torch": self._torch,
-            "generators": capture_generators(self._generators) if self.over else self._start,
-            "moved": {} if self.over else self._moved(),
+            "moved": capture_generators(self._generators) if self.over else self._moved(self._generators),
         }
 
 
