@@ -170,13 +170,15 @@ class Committer:
             RunFenced: a newer attempt owns the run.
             OSError: the storage refused.
         """
-        line = of_run(self._run, self._attempt.number)
+        # One listing for all: what could not be read for a moment is not removed for being in no lineage.
+        checkpoints = self._run.checkpoints()
+        line = of_run(self._run, self._attempt.number, checkpoints)
         self._link("latest", newest.folder)
         by = self._keep.best_by
         best = best_of(line, by) if by is not None else None
         if best is not None:
             self._link("best", best.folder)
-        decisions = decide(self._run.checkpoints(), line, self._keep, read_tags(self._run))
+        decisions = decide(checkpoints, line, self._keep, read_tags(self._run))
         doomed = [decision.checkpoint.folder for decision in decisions if not decision.keep]
         for folder in doomed:
             remove(self._run, folder, self._attempt.work)

@@ -44,7 +44,7 @@ def _clear(run: Storage, fenced: str, number: int) -> None:
     for name in run.list(fenced):
         if names.parse_step(name) is not None:
             with contextlib.suppress(FileNotFoundError):
-                run.rename(f"{fenced}/{name}", f"{fenced}/{names.DROPPED}{name}")
+                run.rename(f"{fenced}/{name}", _free(run, f"{fenced}/{names.DROPPED}{name}"))
     for name in run.list(fenced):
         committed = name.removeprefix(names.OLD)
         if committed != name and not exists(run, committed):
@@ -66,9 +66,10 @@ def put_away(run: Storage, folder: str, number: int, identity: str) -> None:
     parent, _, name = folder.rpartition("/")
     if name.startswith(names.OLD):
         # It would get its name back, were it found so after a crash: never with half of its files gone.
-        run.rename(folder, f"{parent}/{names.DROPPED}{name}")
+        dropped = _free(run, f"{parent}/{names.DROPPED}{name}")
+        run.rename(folder, dropped)
         run.sync_dir(parent)
-        folder = f"{parent}/{names.DROPPED}{name}"
+        folder = dropped
     path = f"{folder}/{names.MANIFEST}"
     try:
         summary = decode_summary(run.read(path, 0, SUMMARY_BYTES), path)
@@ -78,12 +79,16 @@ def put_away(run: Storage, folder: str, number: int, identity: str) -> None:
     if (summary.run, summary.attempt) == (identity, number):
         run.remove_tree(folder)
         return
-    superseded = names.superseded(summary.step, summary.attempt)
-    count, free = 1, superseded
+    run.rename(folder, _free(run, names.superseded(summary.step, summary.attempt)))
+
+
+def _free(run: Storage, path: str) -> str:
+    """`path`, or the first of ``path.2``, ``path.3`` ... that nothing has."""
+    count, free = 1, path
     while exists(run, free):
         count += 1
-        free = f"{superseded}.{count}"
-    run.rename(folder, free)
+        free = f"{path}.{count}"
+    return free
 
 
 def _identity(run: Storage) -> str:

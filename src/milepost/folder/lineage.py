@@ -63,9 +63,10 @@ def lineage(records: Mapping[int, Record], checkpoints: Sequence[Listed], attemp
     return found
 
 
-def of_run(run: RunFolder, attempt: int | None = None) -> list[Listed]:
-    """The lineage of `attempt`, or of the newest one, as it is on disk now."""
-    records, checkpoints = read_records(run), run.checkpoints()
+def of_run(run: RunFolder, attempt: int | None = None, checkpoints: Sequence[Listed] | None = None) -> list[Listed]:
+    """The lineage of `attempt`, or of the newest one, as it is on disk now or in the listing `checkpoints`."""
+    records = read_records(run)
+    checkpoints = run.checkpoints() if checkpoints is None else checkpoints
     return lineage(records, checkpoints, attempt or newest_attempt(records, checkpoints))
 
 

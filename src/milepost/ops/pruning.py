@@ -45,7 +45,9 @@ def plan(run: RunFolder, keep: Keep) -> Plan:
         StorageError: the storage refused.
     """
     with wording("read the run", run.where):
-        decisions = decide(run.checkpoints(), of_run(run), keep, read_tags(run))
+        # One listing for both: what could not be read for a moment is not removed for being in no lineage.
+        checkpoints = run.checkpoints()
+        decisions = decide(checkpoints, of_run(run, checkpoints=checkpoints), keep, read_tags(run))
         doomed = [decision.checkpoint.folder for decision in decisions if not decision.keep]
         return Plan(decisions, _freed(run, doomed))
 
