@@ -6,7 +6,6 @@ the usual script around a `Job`, which a recipe makes afresh, as a script does a
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pickle
 import random
@@ -112,7 +111,7 @@ class Trial:
     Args:
         directory: of the run; without one it is plain PyTorch, uninterrupted, which says what is right.
         stop: the point at which it dies, and which time it is passed.
-        die: how, if not by an exception.
+        die: what happens there, if not an exception.
         options: for the Checkpointer.
     """
 
@@ -129,6 +128,8 @@ class Trial:
         self.losses: dict[int, float] = {}
         self.items: dict[str, Any] = {}
         self.run: Any = None
+        self.end: BaseException | None = None
+        """What ended the script before its time."""
 
     def open(self, **items: Any) -> Any:
         """The run, for a with block."""
@@ -141,9 +142,9 @@ class Trial:
     def __call__(self, point: str) -> None:
         self.passed[point] += 1
         if (point, self.passed[point]) == self.stop:
-            if self.die is not None:
-                self.die()
-            raise Killed(point)
+            if self.die is None:
+                raise Killed(point)
+            self.die()
 
     def lost(self, loss: Any) -> None:
         """One more batch was trained on."""
@@ -156,8 +157,10 @@ class Trial:
         torch.manual_seed(0)
         np.random.seed(0)
         random.seed(0)
-        with contextlib.suppress(Killed):
+        try:
             script(self)
+        except (Killed, milepost.Stopped) as end:
+            self.end = end
         values = {name: self.run[name] for name in self.items}
         state = {"items": values, "vars": dict(self.run.vars), "rng": rng_states()}
         return Outcome(facts(state), self.losses, list(self.losses), self.run)

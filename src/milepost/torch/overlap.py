@@ -3,13 +3,14 @@ state, and torch calls a hook before each step of whichever optimizer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from milepost.torch.items import OptimizerItem
+from milepost.training.glimpse import Glimpses
 from milepost.training.guard import Guard
 from milepost.training.items import Item
 
@@ -18,6 +19,30 @@ def make_guard(items: Sequence[Item], wait: Callable[[], None]) -> Guard | None:
     """A guard over the torch optimizers among `items`; None if there are none."""
     optimizers = [item for item in items if isinstance(item, OptimizerItem)]
     return StepGuard(optimizers, wait) if optimizers else None
+
+
+class _Noted:
+    """How tensors stood: by their version counters, and by a glimpse of those that are in host memory, which shows what
+    does not move the counters (``.data``, NumPy views, the first step of SAM)."""
+
+    def __init__(self, tensors: Sequence[torch.Tensor], looked_at: Iterable[torch.Tensor], most: int) -> None:
+        self._tensors = tensors
+        self._versions = [tensor._version for tensor in tensors]
+        # Lest the memory is given back when a script puts other memory behind a tensor.
+        self._held = [tensor.untyped_storage() for tensor in tensors]
+        self._glimpses = Glimpses(
+            (
+                (one.data_ptr(), one.numel() * one.element_size())
+                for one in looked_at
+                if one.is_cpu and one.is_contiguous()
+            ),
+            most,
+        )
+
+    def __call__(self) -> bool:
+        intact = self._versions == [tensor._version for tensor in self._tensors] and self._glimpses.same()
+        self._tensors, self._held, self._glimpses = [], [], Glimpses([], 0)
+        return intact
 
 
 class StepGuard:
@@ -52,10 +77,14 @@ class StepGuard:
         return self._versions != before
 
     def note(self) -> Callable[[], bool]:
-        """Remember the version counters; the result tells whether all are as they were."""
-        tensors = self._tensors()
-        versions = [tensor._version for tensor in tensors]
-        return lambda: versions == [tensor._version for tensor in tensors]
+        """Remember how the owned tensors stand; the result, asked once, tells whether all are as they were."""
+        parameters = [parameter for item in self._items for parameter in item.parameters()]
+        return _Noted(self._tensors(), parameters, 64)
+
+    def note_all(self, values: Iterable[object]) -> Callable[[], bool]:
+        """The same for whatever tensors of torch are among `values`."""
+        tensors = [value for value in values if isinstance(value, torch.Tensor)]
+        return _Noted(tensors, tensors, 4096)
 
     def _version_sum(self) -> int:
         return sum(tensor._version for tensor in self._tensors())

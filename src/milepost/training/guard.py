@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from milepost.training.items import Item
@@ -23,7 +23,11 @@ class Guard(Protocol):
         """Whether an owned tensor was seen to change since the last call; may miss changes, never invents one."""
 
     def note(self) -> Callable[[], bool]:
-        """Remember how the owned tensors stand; the result tells whether they still do, as far as can be seen."""
+        """Remember how the owned tensors stand; the result, asked once, tells whether they still do, as far as can be seen. Until
+        then their memory is not given back."""
+
+    def note_all(self, values: Iterable[object]) -> Callable[[], bool]:
+        """The same for whatever tensors of the framework are among `values`."""
 
     def gradients(self) -> dict[str, Any]:
         """What was gathered for the next such moment: item -> number of the parameter -> gradient."""

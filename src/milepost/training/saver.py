@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Collection, Mapping
-from typing import Any, Literal, TypedDict, Unpack
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Literal, NamedTuple, TypedDict, Unpack
 
 from milepost.errors import MilepostWarning, RunFenced, SaveFailedError
 from milepost.folder import names
@@ -20,6 +20,7 @@ from milepost.pipeline.persist import Pending, Persister
 from milepost.pipeline.stage import Captured, Staged, Stager
 from milepost.training.capture import Capturer
 from milepost.training.display import Display, SaveState
+from milepost.training.glimpse import Glimpses
 from milepost.training.guard import make_guard
 from milepost.training.items import RESERVED, Item
 
@@ -32,6 +33,13 @@ class SavingOptions(TypedDict):
     stage: Literal["overlap", "copy"]
     on_error: Literal["warn", "raise"]
     on_busy: Literal["wait", "skip"]
+
+
+class Marked(NamedTuple):
+    """A state that may still be saved, and what tells, once, whether it is as it was."""
+
+    captured: Captured
+    intact: Callable[[], bool]
 
 
 class Saver:
@@ -135,15 +143,39 @@ class Saver:
         self._note(message)
         warnings.warn(message, MilepostWarning, stacklevel=4)
 
-    def save(self, position: Position, metrics: Mapping[str, float], own: Mapping[str, Any]) -> Pending | None:
+    def mark(self, position: Position, metrics: Mapping[str, float], own: Mapping[str, Any]) -> Marked:
+        """Remember a state that may be saved later: plain values are copied, tensors are watched."""
+        captured = self._capture(position, metrics, own, ())
+        leaves = [leaf for found in captured.leaves.values() for leaf in found]
+        others = [leaf for leaf in leaves if leaf.info.address is not None and leaf.info.type == "numpy"]
+        glimpses = Glimpses(((leaf.info.address or 0, leaf.info.nbytes) for leaf in others), 1 << 16)
+        intact = self._guard.note_all([leaf.value for leaf in leaves]) if self._guard is not None else _always
+        return Marked(captured, lambda: intact() and glimpses.same())
+
+    def save(
+        self,
+        position: Position,
+        metrics: Mapping[str, float],
+        own: Mapping[str, Any],
+        *,
+        marked: Captured | None = None,
+        must: bool = False,
+    ) -> Pending | None:
         """Take a snapshot now and persist it in the background; None if it was skipped since one is in flight.
+
+        Args:
+            position: where the run is; like the next two, captured beside the items.
+            metrics: what the checkpoint says of itself.
+            own: the state that milepost keeps for itself.
+            marked: the state to save in place of what is captured now; it must still be intact.
+            must: wait for the one in flight, whatever ``on_busy`` says.
 
         Raises:
             NotStorableError: a value that cannot be stored; nothing was saved.
             RunFenced, SaveFailedError: see `poll`.
         """
         started = time.perf_counter()
-        if self._persister.busy and self._on_busy == "skip" and self._torn is None:
+        if self._persister.busy and self._on_busy == "skip" and self._torn is None and not must:
             self._note(f"step {position.step} is not saved: the last save is still in flight")
             return None
         self._persister.wait()
@@ -152,12 +184,12 @@ class Saver:
             self._note(f"waited {waited:.1f} s for the save in flight before saving step {position.step}")
         self._collect_torn()
         self.poll()
-        pending, self._torn = self._torn or Pending(position.step), None
-        overlap = self._overlap and self._steps_seen > 0 and pending.step == position.step
-        pending.step = position.step
+        overlap = self._overlap and self._steps_seen > 0 and marked is None
         owned = self._guard.owned() if overlap and self._guard is not None else set()
         intact = self._guard.note() if overlap and self._guard is not None else _always
-        captured = self._capture(position, metrics, own, owned)
+        captured = marked or self._capture(position, metrics, own, owned)
+        pending, self._torn = self._torn or Pending(position.step), None
+        pending.step = position.step
         snapshot, self._staged = self._stager.stage(captured, intact)
         self._show(position.step, SaveState.WRITING)
         pending.on_decided = lambda: self._show(

@@ -16,6 +16,7 @@ from milepost.errors import LoaderError, MetricError, StepError, UnknownItemErro
 from milepost.folder.retention import Keep
 from milepost.folder.snapshot import Position
 from milepost.pipeline.persist import Pending
+from milepost.pipeline.stage import Captured
 from milepost.training.cost import SaveCost
 from milepost.training.display import Display
 from milepost.training.items import Item, ValueItem
@@ -25,7 +26,7 @@ from milepost.training.opening import Opened
 from milepost.training.policy import Due
 from milepost.training.progress import Phase, Progress
 from milepost.training.rng import GlobalRng
-from milepost.training.saver import Saver
+from milepost.training.saver import Marked, Saver
 from milepost.training.signals import SignalWatch
 from milepost.training.trace import Trace
 
@@ -81,8 +82,8 @@ class Session:
         self._steps_at_save: int | None = None
         self._stale: set[str] = set()
         """Values that were not handed over since the last save."""
-        self._loop_end: tuple[Position, dict[str, Any]] | None = None
-        """The position and own state at the end of the batch loop, for a signal that comes during validation."""
+        self._loop_end: Marked | None = None
+        """The state at the end of the batch loop, for a signal that comes during validation."""
         self._pending_rng: Mapping[str, Any] | None = None
         self._metrics_seen: set[str] = set()
         self._epoch_metrics: set[str] = set()
@@ -247,15 +248,21 @@ class Session:
         self.progress.move(batch=loop.handed)
         if not self.loops.open:
             self.progress.move(phase=Phase.BATCHES_DONE)
-            self._loop_end = (self.position(), self._own_state(self.loops.positions(self.loops.done_now(), loop)))
+            own = self._own_state(self.loops.positions(self.loops.done_now(), loop))
+            self._loop_end = self.saver.mark(self.position(), self._metrics_at(self.position()), own)
         self.boundary(loop, between=True)
         self._stepped = False
 
     def validating(self) -> None:
         """A loop over validation data is asked for its next batch: answer a signal from the state at the end of the batch loop."""
-        if self.watch.received is not None and self._loop_end is not None:
-            if self._unsaved:
-                self._save(*self._loop_end)
+        if self.watch.received is None or self._loop_end is None:
+            return
+        marked, self._loop_end = self._loop_end, None
+        if not self._unsaved:
+            self._stop()
+        # If something was changed since (averaged weights are being validated, say), the end of the epoch is the next chance.
+        if marked.intact():
+            self._save(marked.captured.position, {}, marked=marked.captured, must=True)
             self._stop()
 
     def boundary(self, asker: Loop | None, *, between: bool = False) -> None:
@@ -271,7 +278,7 @@ class Session:
         if data is None:
             return
         if self._unsaved or torn:
-            self._save(self.position(), self._own_state(data))
+            self._save(self.position(), self._own_state(data), must=signalled)
         if signalled:
             self._stop()
 
@@ -294,7 +301,9 @@ class Session:
         done = self.loops.done_now() if asker is None else self.loops.done(asker)
         return None if done is None else self.loops.positions(done, asker)
 
-    def _save(self, position: Position, own: dict[str, Any]) -> Pending | None:
+    def _save(
+        self, position: Position, own: dict[str, Any], *, marked: Captured | None = None, must: bool = False
+    ) -> Pending | None:
         if self._stale and self._stepped_values():
             raise UnknownItemError(
                 f"not handed over since the last save: {', '.join(sorted(self._stale))}",
@@ -306,7 +315,7 @@ class Session:
         cost = self._cost.save_begins()
         if cost is not None:
             self._due.cost(cost)
-        pending = self.saver.save(position, self._metrics_at(position), own)
+        pending = self.saver.save(position, self._metrics_at(position), own, marked=marked, must=must)
         if pending is not None:
             self._wanted = self._unsaved = False
             self._due.saved(self.progress)
@@ -330,6 +339,7 @@ class Session:
 
     def finish(self) -> None:
         """The clean end: save what is not saved."""
+        self.saver.wait()
         if self._unsaved or self.saver.check_torn():
             self.save_now()
         self.saver.wait()

@@ -1,0 +1,28 @@
+"""Whether memory is as it was, as far as a look at a small part of it can tell."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterable
+
+
+class Glimpses:
+    """Remembers some bytes out of the middle of each of several pieces of host memory, which must stay valid.
+
+    Training changes all of a tensor or nothing of it, as a rule: then a few bytes tell. It is no proof.
+
+    Args:
+        pieces: (address, bytes) of each.
+        most: so many bytes are looked at; all of a piece that is no larger.
+    """
+
+    def __init__(self, pieces: Iterable[tuple[int, int]], most: int) -> None:
+        self._seen = []
+        for address, size in pieces:
+            looked_at = min(size, most)
+            start = address + (size - looked_at) // 2
+            self._seen.append((start, ctypes.string_at(start, looked_at)))
+
+    def same(self) -> bool:
+        """Whether those bytes are as they were."""
+        return all(ctypes.string_at(start, len(bytes_)) == bytes_ for start, bytes_ in self._seen)
