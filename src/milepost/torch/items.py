@@ -136,8 +136,8 @@ class OptimizerItem:
         parameters = self.parameters()
         numbers = [number for group in state["param_groups"] for number in group["params"]]
         for number, parameter in zip(numbers, parameters, strict=True):
-            live = self.object.state[parameter]
             for key, value in state["state"].get(number, {}).items():
+                live = self.object.state[parameter]
                 live[key] = _as_saved(live.get(key), value, parameter.device)
 
 
