@@ -7,6 +7,7 @@ is written. Writing starts while the image is still being staged, unless the las
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -126,7 +127,10 @@ class ItemWriter:
         try:
             self._run.link(source, target)
         except OSError:
-            # ENOENT (pruned), EMLINK, EXDEV, EPERM, ...: writing the bytes is larger, never wrong.
+            # ENOENT (pruned), EMLINK, EXDEV, EPERM, ...: writing the bytes is larger, never wrong. Over a network a link may have
+            # been made and its answer lost.
+            with contextlib.suppress(FileNotFoundError):
+                self._run.remove(target)
             return False
         if self._run.stat(target).size == size:
             return True
