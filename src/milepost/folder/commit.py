@@ -135,25 +135,24 @@ class Committer:
     def _publish(self, draft: str, final: str, step: int) -> None:
         """Give the finished folder its name. A checkpoint that has that name already is swapped into the work folder first (so that
         a fenced attempt cannot displace anything), then removed if this attempt made it, else kept under another name."""
-        storage = self._run.storage
+        storage, aside = self._run.storage, names.set_aside(self._attempt.number, step)
         if not exists(storage, final):
             storage.rename(draft, final)
-            return
-        old = draft
-        try:
-            storage.exchange(draft, final)
-        except OSError as error:
-            if error.errno not in _CANNOT_EXCHANGE:
-                raise
-            old = names.set_aside(self._attempt.number, step)
-            self._discard(old)
-            storage.rename(final, old)
+        else:
             try:
-                storage.rename(draft, final)
-            except OSError:
-                storage.rename(old, final)
-                raise
-        self._discard(old)
+                storage.exchange(draft, final)
+            except OSError as error:
+                if error.errno not in _CANNOT_EXCHANGE:
+                    raise
+                self._discard(aside)
+                storage.rename(final, aside)
+                try:
+                    storage.rename(draft, final)
+                except OSError:
+                    storage.rename(aside, final)
+                    raise
+        for replaced in (draft, aside):  # by this save, or by one that failed
+            self._discard(replaced)
 
     def _discard(self, folder: str) -> None:
         """Clear a folder of the work folder. It may hold a checkpoint that a new one has replaced: that goes only when the new
