@@ -334,6 +334,12 @@ def loader(**options: Any) -> DataLoader[Any]:
     return DataLoader(TensorDataset(inputs, classes), **{"batch_size": SIZE, "shuffle": True, **options})
 
 
+def batch_of(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same batch for the same step."""
+    generator = torch.Generator().manual_seed(step)
+    return torch.randn(SIZE, 8, generator=generator), torch.randint(0, 2, (SIZE,), generator=generator)
+
+
 def network() -> nn.Module:
     return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 2))
 

@@ -54,6 +54,11 @@ class Pending:
         """
         if not self._finished.wait(timeout):
             raise TimeoutError(f"the save of step {self.step} is not durable yet")
+        if isinstance(self._problem, TornSnapshot):
+            raise SaveFailedError(
+                f"step {self.step} is not saved: {self._problem}",
+                hint="it is taken again at the next boundary of the training loop; wait for it there",
+            )
         if self._problem is not None:
             raise self._problem
         assert self._result is not None

@@ -3,7 +3,7 @@ state, and torch calls a hook before each step of whichever optimizer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +21,13 @@ def make_guard(items: Sequence[Item], wait: Callable[[], None]) -> Guard | None:
     return StepGuard(optimizers, wait) if optimizers else None
 
 
+def _pieces(tensors: Iterable[torch.Tensor]) -> Iterator[tuple[int, int]]:
+    """Address and size of those tensors that are bytes in a row in host memory."""
+    for one in tensors:
+        if one.is_cpu and one.is_contiguous():
+            yield one.data_ptr(), one.numel() * one.element_size()
+
+
 class _Noted:
     """How tensors stood: by their version counters, and by a glimpse of those that are in host memory, which shows what
     does not move the counters (``.data``, NumPy views, the first step of SAM)."""
@@ -30,14 +37,7 @@ class _Noted:
         self._versions = [tensor._version for tensor in tensors]
         # Lest the memory is given back when a script puts other memory behind a tensor.
         self._held = [tensor.untyped_storage() for tensor in tensors]
-        self._glimpses = Glimpses(
-            (
-                (one.data_ptr(), one.numel() * one.element_size())
-                for one in looked_at
-                if one.is_cpu and one.is_contiguous()
-            ),
-            most,
-        )
+        self._glimpses = Glimpses(_pieces(looked_at), most)
 
     def __call__(self) -> bool:
         intact = self._versions == [tensor._version for tensor in self._tensors] and self._glimpses.same()
@@ -48,16 +48,19 @@ class _Noted:
 class StepGuard:
     """Lets every optimizer step of the process wait until staging is done, and counts the steps of the run's own optimizers.
 
-    Hooks do not reach a step that torch.compile turned into one graph; then `moved` tells, by the version counters of the tensors,
-    which compiled code moves (fused kernels do not, but those are called through the hook).
+    In a step that went through torch.compile the hook is part of the compiled code, where nothing can wait; then `moved` tells that
+    there was a step: by the version counters of the tensors and, as fused kernels do not move those, by the weights themselves.
     """
+
+    LOOKED_AT = 16
+    """So many parameters are looked at after each step."""
 
     def __init__(self, items: Sequence[OptimizerItem], wait: Callable[[], None]) -> None:
         self._items = items
         self._optimizers = {id(item.object) for item in items}
         self._wait = wait
         self.steps = 0
-        self._versions = self._version_sum()
+        self._versions, self._weights = self._version_sum(), self._look()
         self._handle: Any = register_optimizer_step_pre_hook(self._before)
 
     def _before(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
@@ -72,9 +75,15 @@ class StepGuard:
         return {tensor.data_ptr() for tensor in self._tensors()}
 
     def moved(self) -> bool:
-        """Whether a version counter of an owned tensor moved since the last call."""
-        before, self._versions = self._versions, self._version_sum()
-        return self._versions != before
+        """Whether an owned tensor was seen to change since the last call."""
+        versions, weights = self._versions, self._weights
+        self._versions, self._weights = self._version_sum(), self._look()
+        return self._versions != versions or self._weights != weights
+
+    def _look(self) -> list[bytes]:
+        parameters = [parameter for item in self._items for parameter in item.parameters()]
+        spread = parameters[:: max(1, len(parameters) // self.LOOKED_AT)]
+        return Glimpses(_pieces(spread), 64).seen
 
     def note(self) -> Callable[[], bool]:
         """Remember how the owned tensors stand; the result, asked once, tells whether all are as they were."""

@@ -17,12 +17,10 @@ class Glimpses:
     """
 
     def __init__(self, pieces: Iterable[tuple[int, int]], most: int) -> None:
-        self._seen = []
-        for address, size in pieces:
-            looked_at = min(size, most)
-            start = address + (size - looked_at) // 2
-            self._seen.append((start, ctypes.string_at(start, looked_at)))
+        self._where = [(address + (size - min(size, most)) // 2, min(size, most)) for address, size in pieces]
+        self.seen = [ctypes.string_at(*where) for where in self._where]
+        """The bytes."""
 
     def same(self) -> bool:
         """Whether those bytes are as they were."""
-        return all(ctypes.string_at(start, len(bytes_)) == bytes_ for start, bytes_ in self._seen)
+        return all(ctypes.string_at(*where) == seen for where, seen in zip(self._where, self.seen, strict=True))

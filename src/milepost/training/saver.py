@@ -128,6 +128,7 @@ class Saver:
             RunFenced: a newer attempt owns the run.
             SaveFailedError: it failed, and ``on_error="raise"``.
         """
+        self._collect_torn()
         pending = self._last
         if pending is None or not pending.done():
             return
@@ -229,8 +230,9 @@ class Saver:
 
     def check_torn(self) -> bool:
         """Whether the last snapshot must be taken again; looked at before each boundary."""
-        if self._last is not None and self._last.done():
-            self._collect_torn()
+        if self._staged is not None and self._staged.torn:
+            self._persister.wait()  # it gives up at once
+        self._collect_torn()
         return self._torn is not None
 
     # -- waiting and ending ------------------------------------------------------------------------------------------------
