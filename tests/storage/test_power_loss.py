@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from milepost.storage.disk import SECTOR
 from milepost.storage.faults import FaultyStorage, Killed, NoSync, kill
 from milepost.storage.local import TEMPORARY
-from milepost.storage.disk import SECTOR
 from milepost.storage.memory import MemoryStorage
 
 if TYPE_CHECKING:
