@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -198,6 +199,23 @@ def test_pin_memory_prefetch_and_timeout_are_kept(workers: int) -> None:
     feed = feed_for(loader)
     feed.begin(None)
     assert [plain(batch) for batch in drain(feed)] == expected
+
+
+class Uneven(Dataset[int]):
+    """The first item takes longest."""
+
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, index: int) -> int:
+        time.sleep(0.3 if index == 0 else 0)
+        return index
+
+
+def test_batches_come_in_order_even_where_the_loader_says_otherwise() -> None:
+    feed = feed_for(DataLoader(Uneven(), 1, num_workers=2, in_order=False))
+    feed.begin(None)
+    assert [int(batch) for batch in drain(feed)] == list(range(6))
 
 
 class Named(DataLoader[Any]):

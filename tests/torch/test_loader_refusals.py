@@ -157,6 +157,7 @@ def test_a_sampler_over_other_indices() -> None:
 def test_a_refused_position_leaves_the_random_state_and_the_feed_usable() -> None:
     position = _position(DataLoader(_items(), 2, sampler=SubsetRandomSampler([1, 2, 3, 4, 5])))
     feed = feed_for(DataLoader(_items(), 2, sampler=SubsetRandomSampler([6, 7, 8, 9, 10])))
+    seed_everything(99)
     state = torch.get_rng_state()
     with pytest.raises(LoaderError):
         feed.begin(position)

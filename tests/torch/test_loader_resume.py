@@ -19,6 +19,7 @@ from loader_data import (
     LazyRng,
     Pairs,
     assert_plain,
+    drain,
     draw_torch,
     plain,
     resume,
@@ -197,6 +198,67 @@ def test_a_second_restart_continues_the_first() -> None:
     again = feed_for(CASES["batch sampler"](0))
     again.begin(position)
     assert plain(again.next()) == trace[0][3][0]
+
+
+def test_where_generators_of_the_dataset_stand_after_the_restart_does_not_matter() -> None:
+    seed_everything(1)
+    case = CASES["shuffle"]
+    trace, snapshots = train(case(0), 3)
+    loader = case(2)
+    loader.dataset.state.rand(5)  # type: ignore[attr-defined]
+    assert resume(loader, snapshots[0][2], 2, 3) == [trace[0][2:], *trace[1:]]
+
+
+def test_no_two_batches_and_no_two_passes_are_augmented_alike() -> None:
+    seed_everything(1)
+    feed = feed_for(_loader(2, batch_size=4))
+    drawn: list[float] = []
+    for _ in range(2):
+        feed.begin(None)
+        drawn += [number for batch in drain(feed) for number in batch[:, 1:].flatten().tolist()]
+    assert len(drawn) == len(set(drawn)) == 2 * LENGTH * 11
+
+
+@pytest.mark.parametrize("case", ["shuffle", "batch sampler", "replacement, own generator"])
+def test_continuing_leaves_the_global_random_states_as_they_are(case: str) -> None:
+    seed_everything(1)
+    _, snapshots = train(CASES[case](0), 1)
+    for snapshot in snapshots[0]:
+        seed_everything(99)
+        before = plain(GlobalRng().capture())
+        feed = feed_for(CASES[case](0))
+        feed.begin(snapshot.position)
+        assert plain(GlobalRng().capture()) == before
+
+
+def test_a_generator_that_training_draws_from_too() -> None:
+    def loader(generator: torch.Generator) -> DataLoader[Any]:
+        return DataLoader(TensorDataset(torch.arange(LENGTH)), 4, shuffle=True, generator=generator)
+
+    generator = _generator()
+    seed_everything(1)
+    expected = [[plain(batch), torch.rand(2, generator=generator).tolist()] for batch in loader(generator)]
+    after = plain(generator.get_state())
+
+    generator = _generator()
+    seed_everything(1)
+    feed = feed_for(loader(generator))
+    feed.begin(None)
+    positions, seen = [feed.position(0)], []
+    for batch in drain(feed):
+        seen.append([plain(batch), torch.rand(2, generator=generator).tolist()])
+        positions.append(feed.position(len(seen)))
+    positions.append(feed.position(len(seen)))
+    assert seen == expected
+    assert plain(generator.get_state()) == after
+    for done, position in enumerate(positions[1:], 1):  # before the first batch it depends on the global state too
+        generator = torch.Generator().manual_seed(1000)
+        again = feed_for(loader(generator))
+        again.begin(position)
+        assert [[plain(batch), torch.rand(2, generator=generator).tolist()] for batch in drain(again)] == expected[
+            done:
+        ]
+        assert plain(generator.get_state()) == after
 
 
 def test_different_seeds_of_a_transform_augment_differently() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import os
@@ -19,7 +20,7 @@ from loader_data import Everything, Pids, drain, resume, seed_everything, train
 from loader_trainer import SIGNALS, Slow
 from torch.utils.data import DataLoader
 
-from milepost.training.feeds import feed_for
+from milepost.training.feeds import feed_for, shield
 
 
 @contextmanager
@@ -130,6 +131,17 @@ def test_a_worker_that_is_stuck_does_not_hold_up_the_end() -> None:
     with pytest.raises(KeyboardInterrupt):
         feed.next()
     assert set(multiprocessing.active_children()) <= before
+
+
+def test_workers_of_an_iterator_that_is_lost_in_a_cycle_end() -> None:
+    iterator = iter(shield(DataLoader(Slow(0.01), 1, num_workers=1)))
+    next(iterator)
+    pids = [process.pid for process in iterator._workers]  # type: ignore[attr-defined]
+    cycle = [iterator]
+    cycle.append(cycle)
+    del iterator, cycle
+    gc.collect()  # the queues go before the iterator can use them: PyTorch waits for 5 s, and then it insists
+    assert gone_within(pids, 2)
 
 
 def _interrupt(number: int, frame: Any) -> None:

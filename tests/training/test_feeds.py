@@ -53,7 +53,7 @@ class Stateful:
     """
 
     def __init__(self, at_end: bool = True) -> None:
-        self.at_end, self.at, self.loaded = at_end, 0, False
+        self.at_end, self.at, self.total, self.loaded = at_end, 0, 0, False
 
     def __iter__(self) -> Iterator[int]:
         if not self.loaded:
@@ -61,15 +61,16 @@ class Stateful:
         self.loaded = False
         while self.at < 7:
             self.at += 1
-            yield self.at * 10
+            self.total += 1
+            yield self.at * 10 + self.total * 1000
         if not self.at_end:
             self.at = 0
 
     def state_dict(self) -> dict[str, int]:
-        return {"at": self.at}
+        return {"at": self.at, "total": self.total}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        self.at, self.loaded = state["at"], True
+        self.at, self.total, self.loaded = state["at"], state["total"], True
 
 
 class StatefulIterators:

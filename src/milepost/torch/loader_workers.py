@@ -71,6 +71,10 @@ class _Shielded(BaseProcess):
     """A worker process: born with the signals blocked, until it ignores them, and told to leave by SIGURG."""
 
     def start(self) -> None:
+        method = getattr(self, "_start_method", None) or multiprocessing.get_start_method()
+        if method == "forkserver":  # the server may start now, and would hand the mask on to whatever it forks
+            super().start()
+            return
         before = signal.pthread_sigmask(signal.SIG_BLOCK, SHIELDED)
         try:
             super().start()
@@ -94,7 +98,7 @@ class _SpawnWorker(_Shielded, context.SpawnProcess):
 
 
 class _ForkServerWorker(_Shielded, context.ForkServerProcess):
-    start = context.ForkServerProcess.start  # the server may start now, and would hand its mask on to whatever it forks
+    pass
 
 
 _WORKERS: dict[type, type] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import operator
 import types
 from collections import deque
@@ -110,14 +111,14 @@ class _Search:
     def _visit_attributes(self, attributes: dict[str, object], path: _Path, depth: int) -> bool:
         none = True
         self._live.append((attributes.values(), len(attributes), tuple(attributes.values())))
-        for name, child in attributes.items():
+        for name, child in tuple(attributes.items()):
             if not _is_leaf(type(child)):
                 none &= self.visit(child, (path, ".", name), depth + 1)
         return none
 
     def _visit_items(self, items: Any, path: _Path, depth: int) -> bool:
         none, visited, classes, looked_at = True, 0, set[type](), []
-        for number, (key, child) in enumerate(dict.items(items) if isinstance(items, dict) else enumerate(items)):
+        for number, (key, child) in enumerate(_beginning(items)):
             if none and ((visited == _OBJECTS and len(classes) == 1) or (number == _PLAIN and not visited)):
                 break
             looked_at.append(child)
@@ -126,10 +127,21 @@ class _Search:
                 classes.add(type(child))
                 step = key if isinstance(key, (str, int)) else number
                 none &= self.visit(child, (path, "[", step), depth + 1)
+        else:
+            self.found.complete &= len(looked_at) == len(items)
         if type(items) is not tuple:
             live = dict.values(items) if isinstance(items, dict) else items
             self._live.append((live, len(live), tuple(looked_at)))
         return none
+
+
+def _beginning(items: Any) -> tuple[tuple[object, object], ...]:
+    """The first keys and values, taken in one go: another thread of the dataset may be changing it."""
+    for count in (_PLAIN + 1, _NODES):
+        taken = tuple(itertools.islice(dict.items(items) if isinstance(items, dict) else enumerate(items), count))
+        if all(_is_leaf(type(value)) for _, value in taken):
+            break
+    return taken
 
 
 def _values(reader: _Reader, value: object) -> tuple[object, ...]:
