@@ -219,7 +219,9 @@ def test_a_torn_snapshot_is_never_seen(
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     right: dict[int, dict[str, bytes]] = {}
-    with milepost.Checkpointer(folder, model=model, optimizer=optimizer, every=milepost.Every(steps=3), keep=ALL) as run:
+    with milepost.Checkpointer(
+        folder, model=model, optimizer=optimizer, every=milepost.Every(steps=3), keep=ALL
+    ) as run:
         for batch in run.batches([batch_of(step) for step in range(10)]):
             if run.progress.step == 3:
                 assert staging.held.wait(60)
@@ -233,7 +235,9 @@ def test_a_torn_snapshot_is_never_seen(
             if run.progress.step == 3:
                 staging.hold(after=copied_before)
     found = checkpoints(folder)
-    assert sorted(found) == [f"step-{step:08}" for step in (4, 6, 9, 10)], "the third is taken again at the next boundary"
+    assert sorted(found) == [f"step-{step:08}" for step in (4, 6, 9, 10)], (
+        "the third is taken again at the next boundary"
+    )
     for name, tensors in found.items():
         assert by_key(tensors) == by_key(right[int(name[5:])]), name
     assert "taken again by copy" in capsys.readouterr().err
@@ -331,7 +335,9 @@ def test_a_compiled_step(
     optimizer = Foreign(model.parameters()) if kind == "one graph" else OPTIMIZERS[kind](model.parameters())
     compiled = torch.compile(lambda: optimizer.step(), backend="eager", fullgraph=kind == "one graph")
     right: dict[int, dict[str, bytes]] = {}
-    with milepost.Checkpointer(folder, model=model, optimizer=optimizer, every=milepost.Every(steps=1), keep=ALL) as run:
+    with milepost.Checkpointer(
+        folder, model=model, optimizer=optimizer, every=milepost.Every(steps=1), keep=ALL
+    ) as run:
         for batch in run.batches([batch_of(step) for step in range(6)]):
             optimizer.zero_grad()
             backward(model, batch)
