@@ -14,7 +14,7 @@ from milepost.core.manifest import Tensor as TensorRecord
 from milepost.errors import RunFenced
 from milepost.folder import names
 from milepost.folder.attempts import Attempt
-from milepost.folder.fencing import exists, put_away
+from milepost.folder.fencing import clear, exists
 from milepost.folder.lineage import of_run
 from milepost.folder.retention import Keep, best_of, components, decide, remove
 from milepost.folder.run import Listed, RunFolder
@@ -61,12 +61,13 @@ class Committer:
         final = names.step_folder(snapshot.position.step)
         draft = f"{attempt.work}/{final}"
         try:
-            self._discard(draft)  # left by a save that failed
+            self._clear()  # what a save that failed has left
             storage.make_folder(draft)
             manifest = self._write(draft, snapshot)
             storage.sync_dir(draft)
             self._publish(draft, final, snapshot.position.step)
             storage.sync_dir()
+            self._clear()  # what this one has replaced
         except FileNotFoundError as error:
             if attempt.fenced():
                 raise RunFenced(
@@ -77,7 +78,7 @@ class Committer:
             raise
         except BaseException:
             if not attempt.fenced():
-                self._discard(draft)
+                self._clear()
             raise
         self._base = Base(final, manifest)
         return Listed(final, snapshot.position.step, manifest.summary)
@@ -133,34 +134,27 @@ class Committer:
         return len(components(self._run, kept)) >= self._keep.independent
 
     def _publish(self, draft: str, final: str, step: int) -> None:
-        """Give the finished folder its name. A checkpoint that has that name already is swapped into the work folder first (so that
-        a fenced attempt cannot displace anything), then removed if this attempt made it, else kept under another name."""
-        storage, aside = self._run.storage, names.set_aside(self._attempt.number, step)
+        """Give the finished folder its name. A checkpoint that has that name already is swapped into the work folder (so that a fenced
+        attempt cannot displace anything); `clear` then removes it if this attempt made it, else keeps it under another name."""
+        storage = self._run.storage
         if not exists(storage, final):
             storage.rename(draft, final)
-        else:
+            return
+        try:
+            storage.exchange(draft, final)
+        except OSError as error:
+            if error.errno not in _CANNOT_EXCHANGE:
+                raise
+            aside = names.set_aside(self._attempt.number, step)
+            storage.rename(final, aside)
             try:
-                storage.exchange(draft, final)
-            except OSError as error:
-                if error.errno not in _CANNOT_EXCHANGE:
-                    raise
-                self._discard(aside)
-                storage.rename(final, aside)
-                try:
-                    storage.rename(draft, final)
-                except OSError:
-                    storage.rename(aside, final)
-                    raise
-        for replaced in (draft, aside):  # by this save, or by one that failed
-            self._discard(replaced)
+                storage.rename(draft, final)
+            except OSError:
+                storage.rename(aside, final)
+                raise
 
-    def _discard(self, folder: str) -> None:
-        """Clear a folder of the work folder. It may hold a checkpoint that a new one has replaced: that goes only when the new
-        one is durable under its name."""
-        storage = self._run.storage
-        if exists(storage, folder):
-            storage.sync_dir()
-            put_away(storage, folder, self._attempt.number, self._run.info.run)
+    def _clear(self) -> None:
+        clear(self._run.storage, self._attempt.work, self._attempt.number, self._run.info.run)
 
     def tidy(self, newest: Listed) -> list[str]:
         """Move `latest` and `best`, and remove what `Keep` does not keep. Returns the removed folders.

@@ -30,7 +30,8 @@ def fence(run: Storage, number: int) -> None:
     for tries_left in reversed(range(TRIES)):
         try:
             if exists(run, fenced):
-                _clear(run, fenced, number)
+                clear(run, fenced, number, _identity(run))
+                run.remove_tree(fenced)
             return
         except OSError as error:
             # Somebody clears it too, or a call of the fenced attempt that had found its way in before came to its end.
@@ -38,26 +39,30 @@ def fence(run: Storage, number: int) -> None:
                 raise
 
 
-def _clear(run: Storage, fenced: str, number: int) -> None:
-    # A rename that the attempt had begun may still move a draft out, since the kernel finds the folder first and moves
-    # then. Under another name it finds none any more: each draft is out, whole, or stays.
-    for name in run.list(fenced):
+def clear(run: Storage, folder: str, number: int, identity: str) -> None:
+    """Empty the work folder of attempt `number` of run `identity`: a checkpoint that waits there for a successor that did not come
+    gets its name back, one that was replaced is put away, drafts and what retention threw away go."""
+    if not run.list(folder):
+        return
+    # A rename that the attempt had begun before it was fenced may still move a draft out, since the kernel finds the folder first
+    # and moves then. Under another name it finds none any more: each draft is out, whole, or stays.
+    for name in run.list(folder):
         if names.parse_step(name) is not None:
             with contextlib.suppress(FileNotFoundError):
-                run.rename(f"{fenced}/{name}", _free(run, f"{fenced}/{names.DROPPED}{name}"))
-    for name in run.list(fenced):
+                run.rename(f"{folder}/{name}", _free(run, f"{folder}/{names.DROPPED}{name}"))
+    for name in run.list(folder):
         committed = name.removeprefix(names.OLD)
         if committed != name and not exists(run, committed):
-            run.rename(f"{fenced}/{name}", committed)
-    # Whatever came in here and whatever took its place is durable before anything goes.
+            run.rename(f"{folder}/{name}", committed)
+    # Whatever came in here, and whatever took its place, is durable before anything goes.
     run.sync_dir()
-    run.sync_dir(fenced)
-    identity = _identity(run)
-    for name in run.list(fenced):
+    run.sync_dir(folder)
+    for name in run.list(folder):
         if name.startswith((names.OLD, names.DROPPED)):
-            put_away(run, f"{fenced}/{name}", number, identity)
+            put_away(run, f"{folder}/{name}", number, identity)
+        else:
+            run.remove_tree(f"{folder}/{name}")
     run.sync_dir()
-    run.remove_tree(fenced)
 
 
 def put_away(run: Storage, folder: str, number: int, identity: str) -> None:
