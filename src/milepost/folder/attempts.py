@@ -65,7 +65,8 @@ class Owner(msgspec.Struct, omit_defaults=True, frozen=True):
 class Record(msgspec.Struct, omit_defaults=True):
     """``attempts/N.json``. `branch` is the REF that opened this branch; a later attempt that names the same REF continues it.
 
-    `ended` says how: "complete", "stopped" (by a signal), "closed", "failed". `limits` are the lengths the loops were asked for.
+    `ended` says how: "complete", "stopped" (by a signal), "closed", "failed". `step` is where
+    it ended, `limits` are the lengths the loops were asked for.
     """
 
     number: int
@@ -74,6 +75,7 @@ class Record(msgspec.Struct, omit_defaults=True):
     parent: Parent | None = None
     branch: str | None = None
     ended: str | None = None
+    step: int | None = None
     limits: dict[str, int] = {}
     overrides: dict[str, Any] = {}
     written_by: dict[str, Any] = {}

@@ -107,7 +107,7 @@ class Checkpointer:
         self._watch = SignalWatch(signals, self._display.warn)
         self._closed = False
         self._shielded: dict[int, tuple[object, Iterable[Any]]] = {}
-        self._session = self._open(resume, takeover, override or {}, anew=False)
+        self._now = self._open(resume, takeover, override or {}, anew=False)
         self._watch.install()
 
     def _open(self, resume: str, takeover: bool, overrides: Mapping[str, Any], *, anew: bool) -> Session:
@@ -151,30 +151,37 @@ class Checkpointer:
             self._display.note(f"changed since that checkpoint: {line}")
         for path, value in opened.report.overridden.items():
             self._display.note(f"override: {path} = {value!r}")
-        if opened.before is not None and opened.before.ended == "complete":
+        if opened.complete:
             self._display.note("this run was complete")
+
+    @property
+    def _session(self) -> Session:
+        """The attempt under way."""
+        if self._closed:
+            raise ScriptError("this run is closed", where=self.directory, hint="open it again: Checkpointer(...)")
+        return self._now
 
     # -- where the run is -------------------------------------------------------------------------------------------------
 
     @property
     def directory(self) -> str:
         """The run directory."""
-        return self._session.opened.run.where
+        return self._now.opened.run.where
 
     @property
     def progress(self) -> Progress:
         """Where the run is: ``.step``, ``.epoch``, ``.batch`` (done so far), ``.attempt``."""
-        return self._session.progress
+        return self._now.progress
 
     @property
     def vars(self) -> dict[str, Any]:
         """A saved dict for running sums and counters of one's own."""
-        return self._session.vars
+        return self._now.vars
 
     @property
     def resume_report(self) -> ResumeReport:
         """What was restored, what was passed over and why."""
-        return self._session.opened.report
+        return self._now.opened.report
 
     @property
     def resumed_from(self) -> str | None:
@@ -185,8 +192,7 @@ class Checkpointer:
     @property
     def complete(self) -> bool:
         """Whether the run had ended cleanly before this attempt began."""
-        before = self._session.opened.before
-        return before is not None and before.ended == "complete"
+        return self._now.opened.complete
 
     def __getitem__(self, name: str) -> Any:
         """The value of an item: restored, or as given."""
@@ -366,13 +372,20 @@ class Checkpointer:
         """
         session = self._session
         session.saver.wait()
+        opening.find(session.opened.run, which)  # if there is nothing to go back to, the run goes on as it is
         session.saver.close()
         session.loops.close()
         session.end("restored")
-        self._session = self._open(which, False, {}, anew=True)
+        try:
+            self._now = self._open(which, False, {}, anew=True)
+        except BaseException:
+            self._closed = True
+            self._watch.uninstall()
+            self._display.close()
+            raise
 
     def _still(self, session: Session) -> None:
-        if self._session is not session:
+        if self._now is not session:
             raise ScriptError(
                 "a loop went on after run.restore", where="run.batches", hint="leave the loop (break) after run.restore"
             )
@@ -391,8 +404,7 @@ class Checkpointer:
     def _close(self, problem: BaseException | None) -> None:
         if self._closed:
             return
-        self._closed = True
-        session = self._session
+        session, self._closed = self._session, True
         how = "failed"
         try:
             if problem is None:

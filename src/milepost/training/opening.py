@@ -6,10 +6,12 @@ it makes its first step.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from milepost.core import values
 from milepost.errors import MilepostError
 from milepost.folder import names, which
 from milepost.folder.attempts import Attempt, Parent, Record, claim
@@ -19,7 +21,6 @@ from milepost.folder.run import Listed, RunFolder
 from milepost.folder.sharing import Base
 from milepost.pipeline.stage import Stager
 from milepost.storage.base import Storage, storage_error
-from milepost.storage.local import LocalStorage
 from milepost.training.items import RESERVED, Item
 from milepost.training.restore import LoadedItem, ResumeReport, choose, put_back
 
@@ -37,6 +38,8 @@ class Opened:
     own: dict[str, Any] | None = None
     base: Base | None = None
     before: Record | None = None
+    complete: bool = False
+    """Whether the run had ended cleanly at the checkpoint that was restored."""
     written_by: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -106,26 +109,40 @@ def _continue(
         # What cannot be read belongs to no attempt, but a person must hear of it: a run that holds nothing else is not new.
         found = [one for one in reversed(checkpoints) if one.summary is None and one.current] + list(line)
     else:
-        return _branch(run, attempt, items, stager, resume, overrides)
+        source, found, fall_back = find(run, resume)
+        return _restore(run, source, attempt, items, stager, found, fall_back, overrides, {}, None)
+    if not found and head_record is not None and head_record.parent is not None and head_record.branch is not None:
+        # A fork that died before it saved anything begins where it began.
+        source, found, fall_back = find(run, head_record.branch)
+        return _restore(run, source, attempt, items, stager, found, fall_back, overrides, {}, None)
     if not found:
         return Opened(run, attempt, ResumeReport(None, attempt.number))
-    applied = head_record.overrides if head_record is not None else {}
-    return _restore(run, run, attempt, items, stager, found, True, overrides, applied, head_record)
+    return _restore(run, run, attempt, items, stager, found, True, overrides, records, head_record)
 
 
-def _branch(
-    run: RunFolder,
-    attempt: Attempt,
-    items: Mapping[str, Item],
-    stager: Stager,
-    resume: str,
-    overrides: Mapping[str, Any],
-) -> Opened:
-    """Continue a checkpoint that was asked for by name, of this run or (``PLACE@WHICH``) of another."""
-    place, at, name = resume.rpartition("@")
-    source = RunFolder.open(LocalStorage(place)) if at else run
-    found = which.candidates(source, name)
-    return _restore(run, source, attempt, items, stager, found, name in FALLS_BACK, overrides, {}, None)
+def find(run: RunFolder, resume: str) -> tuple[RunFolder, Sequence[Listed], bool]:
+    """The checkpoints that `resume` names: which one of this run, or a REF (``PLACE[@WHICH]``) of another.
+
+    Returns:
+        Their run, they themselves in the order of preference, and whether the next may stand in for one that is damaged.
+
+    Raises:
+        NotFoundError: there is no such run or checkpoint.
+        ReferenceSyntaxError: `resume` cannot be read.
+        MetricError: "best", and the run does not say by which metric.
+    """
+    if "@" not in resume and "/" not in resume:
+        return run, which.candidates(run, resume), resume in FALLS_BACK
+    from milepost.ops.refs import Ref, is_checkpoint, locate
+
+    ref = Ref.parse(resume)
+    source, listed = locate(ref)
+    if os.path.realpath(source.where) == os.path.realpath(run.where):
+        source = run
+    if is_checkpoint(ref.place):
+        return source, [listed], False
+    name = ref.which or "latest"
+    return source, which.candidates(source, name), name in FALLS_BACK
 
 
 def _restore(
@@ -137,7 +154,7 @@ def _restore(
     found: Sequence[Listed],
     fall_back: bool,
     overrides: Mapping[str, Any],
-    applied: Mapping[str, Any],
+    records: Mapping[int, Record],
     before: Record | None,
 ) -> Opened:
     listed, checkpoint, loaded, passed_over = choose(
@@ -148,16 +165,21 @@ def _restore(
         ahead=[name for name, item in items.items() if not item.borrows],
     )
     assert listed.summary is not None
-    # An override is part of the branch: it is applied once, where the branch begins, and then lives on in the state.
-    fresh = {pattern: value for pattern, value in overrides.items() if applied.get(pattern, _ABSENT) != value}
+    # An override is part of the branch: it is applied once, where the branch begins, and then lives on in the state. So
+    # what counts is who wrote the checkpoint: an attempt that died before it saved anything applied nothing.
+    writer = records.get(listed.summary.attempt)
+    applied = writer.overrides if writer is not None else {}
+    asked = {pattern: values.encode(value, f"override={{{pattern!r}: ...}}") for pattern, value in overrides.items()}
+    fresh = {pattern: overrides[pattern] for pattern in asked if applied.get(pattern, _ABSENT) != asked[pattern]}
     put_back(items, loaded, fresh)
     own = _own(loaded)
     attempt.record.parent = Parent(listed.summary.attempt, listed.step, source.where if source is not run else None)
-    attempt.record.overrides = {**applied, **overrides}
+    attempt.record.overrides = {**applied, **asked}
     base = Base(listed.folder, checkpoint.manifest) if source is run else None
     newer = tuple((folder, reason) for folder, reason in passed_over if (names.parse_step(folder) or 0) >= listed.step)
     report = ResumeReport(listed, attempt.number, newer, overridden=fresh)
-    return Opened(run, attempt, report, own, base, before, checkpoint.manifest.written_by)
+    complete = before is not None and before.ended == "complete" and before.step == listed.step
+    return Opened(run, attempt, report, own, base, before, complete, checkpoint.manifest.written_by)
 
 
 _ABSENT = object()

@@ -162,15 +162,17 @@ def choose(
     passed_over: list[tuple[str, str]] = []
     for one in candidates:
         try:
-            if one.summary is None:
-                raise DamagedError(one.problem or "its manifest cannot be read", where=f"{run.where}/{one.folder}")
-            if not one.summary.good and fall_back:
+            if one.summary is not None and not one.summary.good and fall_back:
                 passed_over.append((one.folder, one.summary.why_not_good or "not good"))
                 continue
             checkpoint = Checkpoint(run.storage.child(one.folder))
+            if one.summary is None:
+                one = one._replace(summary=checkpoint.manifest.summary)
             return one, checkpoint, load(checkpoint, allocate, ahead), passed_over
         except (DamagedError, NotFoundError, StorageError, FormatError) as error:
-            if not fall_back:
+            # What a newer milepost wrote is not damaged: to go on from before it would be to lose it.
+            newer = isinstance(error, FormatError) and (error.found or "").startswith("format ")
+            if newer or not fall_back:
                 raise
             passed_over.append((one.folder, error.message + (f" ({error.where})" if error.where else "")))
     raise DamagedError(

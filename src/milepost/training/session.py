@@ -350,7 +350,7 @@ class Session:
     def end(self, how: str) -> None:
         """Record how the attempt ended and let go of the run."""
         attempt = self.opened.attempt
-        attempt.record.limits = self.limits
+        attempt.record.step, attempt.record.limits = self.progress.step, self.limits
         try:
             attempt.end(how)
         except OSError as error:
