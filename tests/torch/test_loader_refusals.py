@@ -102,6 +102,27 @@ def test_an_epoch_that_was_not_set() -> None:
     feed_for(loader(3)).begin(position)
 
 
+@pytest.mark.parametrize("end", ["left", "over"])
+def test_the_epoch_of_a_pass_that_is_over_does_not_matter(end: str) -> None:
+    def loader(epoch: int) -> DataLoader[Any]:
+        sampler = DistributedSampler(_items(), num_replicas=2, rank=0)
+        sampler.set_epoch(epoch)
+        return DataLoader(_items(), 2, sampler=sampler)
+
+    feed = feed_for(loader(0))
+    feed.begin(None)
+    done = 1
+    feed.next()
+    if end == "over":
+        done += len(list(drain(feed)))
+    feed.close()
+    again = feed_for(loader(1))
+    again.begin(feed.position(done))
+    assert list(drain(again)) == []
+    again.begin(None)
+    assert [plain(batch) for batch in drain(again)] == [plain(batch) for batch in loader(1)]
+
+
 def _entropy() -> float:
     return int.from_bytes(os.urandom(4), "big") / 2**32
 

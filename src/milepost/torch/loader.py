@@ -106,7 +106,8 @@ class MapFeed:
         if saved is None:
             order.begin()
         else:
-            check(saved, self._facts(order), self._where, "call set_epoch before run.batches" if order.epochs else None)
+            hint = "call set_epoch before run.batches" if order.epochs else None
+            check(saved, self._facts(order, over=saved["over"]), self._where, hint)
             order.resume(saved)
             self._salt = order.salt
         self._order = self._indices.order = order
@@ -135,12 +136,13 @@ class MapFeed:
         """See `Feed.position`."""
         if self._order is None:
             raise LoaderError("no pass has begun, so there is no position in it", where=self._where)
-        return {"facts": self._facts(self._order), **self._order.position(done)}
+        return {"facts": self._facts(self._order, over=self._order.over), **self._order.position(done)}
 
     def close(self) -> None:
         """See `Feed.close`."""
         if self._open and self._order is not None:
             self._order.abandon()
+            self._order.over = True
         self._drop()
 
     def _drop(self) -> None:
@@ -149,7 +151,7 @@ class MapFeed:
         if not self._copy.persistent_workers:
             stop(iterator)
 
-    def _facts(self, order: Order) -> dict[str, object]:
+    def _facts(self, order: Order, *, over: bool) -> dict[str, object]:
         loader = self._loader
         of_batches = loader if loader.batch_size is not None else loader.batch_sampler
         return {
@@ -158,7 +160,7 @@ class MapFeed:
             "batch size": getattr(of_batches, "batch_size", None),
             "drop last": getattr(of_batches, "drop_last", None),
             "sampler": order.name,
-            "epoch of the sampler": order.epochs,
+            "epoch of the sampler": [] if over else order.epochs,  # it may be set to the next one already
             "generators of the sampler": order.paths,
         }
 

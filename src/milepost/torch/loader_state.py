@@ -62,13 +62,12 @@ class LoaderStateFeed(StatefulFeed):
             for _ in self._iterable.dataset:  # as in the base class, past a fetcher that knows that it ended
                 self._iterator = self._load(state)
                 break
-        self.close()
+        self._leave()
 
-    def close(self) -> None:
-        """See `Feed.close`."""
+    def _leave(self) -> None:
         if not getattr(self._iterable, "persistent_workers", False):
             stop(self._iterator)
-        super().close()
+        super()._leave()
 
 
 _TENSOR = "torch.Tensor"

@@ -51,7 +51,7 @@ class Feed(Protocol):
         """
 
     def close(self) -> None:
-        """Stop workers that are not persistent; what was begun is left where it is."""
+        """Leave the pass: it is over, and workers that are not persistent stop."""
 
 
 # -- which feed ----------------------------------------------------------------------
@@ -143,7 +143,7 @@ class SequenceFeed:
         self.notes: list[str] = []
         self.length: int | None = len(sequence)
         self._sequence = sequence
-        self._handed = 0
+        self._handed, self._open = 0, False
 
     def begin(self, saved: Mapping[str, object] | None) -> None:
         """See `Feed.begin`."""
@@ -155,10 +155,11 @@ class SequenceFeed:
             self._handed = cast("int", saved["done"])
             restore_generators(self._generators, saved["generators"])
         self._before = capture_generators(self._generators)
+        self._open = True
 
     def next(self) -> object:
         """See `Feed.next`."""
-        if self._handed >= len(self._sequence):
+        if not self._open or self._handed >= len(self._sequence):
             raise StopIteration
         self._before = capture_generators(self._generators)
         item = self._sequence[self._handed]
@@ -172,6 +173,7 @@ class SequenceFeed:
 
     def close(self) -> None:
         """See `Feed.close`."""
+        self._open = False
 
     def _facts(self) -> dict[str, object]:
         return {"feed": "sequence", "length": len(self._sequence)}

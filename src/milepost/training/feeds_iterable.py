@@ -42,7 +42,7 @@ class StatefulFeed:
         else:
             check(saved, self._facts(), self._where)
             self._before, self._seeds = saved["before"], dict(cast("Mapping[str, int]", saved["seeds"]))
-        self.close()
+        self._leave()
         self._begun, self._handed, self._over = True, 0, False
         if saved is not None:
             self._handed, self._over = cast("int", saved["done"]), bool(saved["over"])
@@ -114,6 +114,10 @@ class StatefulFeed:
 
     def close(self) -> None:
         """See `Feed.close`."""
+        self._over = self._begun
+        self._leave()
+
+    def _leave(self) -> None:
         if self._holder is not None:
             self._iterator = None
 
@@ -174,7 +178,7 @@ class ReplayFeed:
 
     def next(self) -> object:
         """See `Feed.next`."""
-        if self._iterator is None:
+        if self._iterator is None or self._over:
             raise StopIteration
         try:
             with self._course:
@@ -199,4 +203,4 @@ class ReplayFeed:
 
     def close(self) -> None:
         """See `Feed.close`."""
-        self._iterator = None
+        self._over, self._iterator = True, None
