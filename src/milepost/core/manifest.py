@@ -186,6 +186,8 @@ def decode_summary(head: bytes, where: str) -> Summary:
         summary = read_json(line[len(prefix) :], Summary)
         if any(isinstance(value, str) and value not in NOT_FINITE for value in summary.metrics.values()):
             raise Unreadable("a metric is no number")
+        if summary.step < 0 or summary.attempt < 0:
+            raise Unreadable("it counts below zero")
         return summary
     except Unreadable as error:
         raise DamagedError("the summary of the manifest cannot be read", where=where, found=error) from error

@@ -134,8 +134,8 @@ class Committer:
         return len(components(self._run, kept)) >= self._keep.independent
 
     def _publish(self, draft: str, final: str, step: int) -> None:
-        """Give the finished folder its name. A checkpoint that has that name already is swapped into the work folder (so that a fenced
-        attempt cannot displace anything); `clear` then removes it if this attempt made it, else keeps it under another name."""
+        """Give the finished folder its name. A checkpoint that has that name already is swapped into the work folder, so that a
+        fenced attempt cannot displace anything; `clear` then removes it if this attempt made it, else keeps it elsewhere."""
         storage = self._run.storage
         if not exists(storage, final):
             storage.rename(draft, final)

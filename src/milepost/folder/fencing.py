@@ -9,7 +9,7 @@ import msgspec
 
 from milepost.core.manifest import SUMMARY_BYTES, decode_summary
 from milepost.core.readjson import read_json
-from milepost.errors import MilepostError
+from milepost.errors import DamagedError, FormatError
 from milepost.folder import names
 from milepost.storage.base import Storage
 
@@ -66,8 +66,8 @@ def clear(run: Storage, folder: str, number: int, identity: str) -> None:
 
 
 def put_away(run: Storage, folder: str, number: int, identity: str) -> None:
-    """Deal with a folder that attempt `number` of run `identity` swapped out or never finished: a checkpoint of another attempt or
-    run is kept under a name that says it was superseded; anything else is removed."""
+    """Deal with a folder that attempt `number` of run `identity` swapped out or never finished: a checkpoint of another attempt,
+    run or version of the format is kept under a name that says it was superseded; anything else is removed."""
     parent, _, name = folder.rpartition("/")
     if name.startswith(names.OLD):
         # It would get its name back, were it found so after a crash: never with half of its files gone.
@@ -76,15 +76,18 @@ def put_away(run: Storage, folder: str, number: int, identity: str) -> None:
         run.sync_dir(parent)
         folder = dropped
     path = f"{folder}/{names.MANIFEST}"
+    attempt = 0
     try:
         summary = decode_summary(run.read(path, 0, SUMMARY_BYTES), path)
-    except (OSError, MilepostError):
-        run.remove_tree(folder)  # without a readable manifest it is no checkpoint
-        return
-    if (summary.run, summary.attempt) == (identity, number):
+        attempt, own = summary.attempt, (summary.run, summary.attempt) == (identity, number)
+    except (FileNotFoundError, NotADirectoryError, DamagedError):
+        own = True  # without a readable manifest it is no checkpoint
+    except FormatError:
+        own = False
+    if own:
         run.remove_tree(folder)
-        return
-    run.rename(folder, _free(run, names.superseded(summary.step, summary.attempt)))
+    else:
+        run.rename(folder, _free(run, names.superseded(names.step_in(name), attempt)))
 
 
 def _free(run: Storage, path: str) -> str:

@@ -41,6 +41,13 @@ def parse_step(name: str) -> int | None:
     return int(found[1]) if found else None
 
 
+def step_in(name: str) -> int:
+    """The step of a checkpoint that waits in a work folder under a name made from that of its folder."""
+    found = re.search(r"step-(\d{8,})", name)
+    assert found is not None, name
+    return int(found[1])
+
+
 def is_current(name: str) -> bool:
     """Whether `name` is a checkpoint folder under its own name, not superseded."""
     return parse_step(name) is not None and "." not in name
