@@ -153,6 +153,8 @@ class Loops:
         """The next passes start from the beginning."""
         for loop in self._loops.values():
             loop.spans |= loop.created < self._epoch_began
+            if loop.current and not loop.finished and not loop.spans:
+                loop.feed.close()  # it was left by break, for good
             loop.current = False
         self.begin_epoch()
 
