@@ -1,8 +1,13 @@
-"""From what was measured to the page: medians, intervals, goals, Markdown tables."""
+"""From what was measured to the page: medians, intervals, goals, Markdown tables.
+
+python bench/report.py runs/bench.json [docs/performance.md]      print it again, and write it into the page
+"""
 
 from __future__ import annotations
 
+import json
 import statistics
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +21,7 @@ Groups = Mapping[str, Mapping[str, Sequence[Any]]]
 
 
 class Figure(NamedTuple):
-    """One number: how it is found in the trials of a peer, how it is shown, and what milepost should reach.
+    """One number: how it is found in the trials of a peer, how it is shown, and what milepost should reach, if that was set.
 
     `goal` is compared with the estimate, or, if `upper`, with the upper end of its interval.
     """
@@ -25,7 +30,7 @@ class Figure(NamedTuple):
     group: str
     find: Callable[[Trials], Interval]
     show: Callable[[float], str]
-    goal: float
+    goal: float | None
     short: str | None = None
     """Head of its column in the table of peers; None keeps it out of there."""
     upper: bool = False
@@ -87,10 +92,18 @@ FIGURES = (
     Figure(
         "durable, beside a plain write",
         "training",
-        _each(lambda one: [took / plain for plain, took in one["durable"]]),
+        _each(lambda one: [save["took"] / save["plain"] for save in one["durable"]]),
         _times,
         1.15,
         "durable / plain write",
+    ),
+    Figure(
+        "processor time of a save",
+        "training",
+        _each(lambda one: [save["spent"][""] for save in one["durable"]]),
+        _ms,
+        None,
+        "processor time",
     ),
     Figure(
         "cold verified restore, beside a plain read",
@@ -138,7 +151,7 @@ FIGURES = (
 
 def page(results: Groups, about: Mapping[str, str], arguments: str) -> str:
     """The part of the page that is measured."""
-    parts = [_machine(results, about, arguments), _goals(results), _peers(results)]
+    parts = [_machine(results, about, arguments), _goals(results), _peers(results), _threads(results)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -161,7 +174,10 @@ def _machine(results: Groups, about: Mapping[str, str], arguments: str) -> str:
         rows.append(["state", f"{ours[0]['state'] / 1e9:.3f} GB in {ours[0]['tensors']} tensors"])
         rows.append(["step without saving", _ms(statistics.median(steps))])
     writes = [
-        plain for trials in results.get("training", {}).values() for trial in trials for plain, _ in trial["durable"]
+        save["plain"]
+        for trials in results.get("training", {}).values()
+        for trial in trials
+        for save in trial["durable"]
     ]
     if writes and ours:
         rows.append(["plain write", f"{ours[0]['state'] / statistics.median(writes) / 1e9:.2f} GB/s"])
@@ -179,15 +195,17 @@ def _goals(results: Groups) -> str:
         if not trials:
             continue
         found = figure.find(trials)
-        reached = (found.high if figure.upper else found.value) <= figure.goal
-        goal = f"≤ {figure.show(figure.goal)}" + (" at the upper end" if figure.upper else "")
+        goal, reached = "–", "–"
+        if figure.goal is not None:
+            goal = f"≤ {figure.show(figure.goal)}" + (" at the upper end" if figure.upper else "")
+            reached = "yes" if (found.high if figure.upper else found.value) <= figure.goal else "no"
         rows.append(
             [
                 figure.title,
                 figure.show(found.value),
                 _interval(found, figure.show),
                 goal,
-                "yes" if reached else "no",
+                reached,
                 f"`make bench ARGS='--only {figure.group}'`",
             ]
         )
@@ -198,20 +216,31 @@ def _goals(results: Groups) -> str:
 
 def _peers(results: Groups) -> str:
     shown = [figure for figure in FIGURES if figure.short and len(results.get(figure.group, {})) > 1]
-    rows = []
-    for name, peer in PEERS.items():
-        cells = []
-        for figure in shown:
-            trials = results[figure.group].get(name)
-            if not trials:
-                cells.append("–")
-                continue
-            found = figure.find(trials)
-            cells.append(f"{figure.show(found.value)} [{_bounds(found, figure.show)}]")
-        if any(cell != "–" for cell in cells):
-            rows.append([name, *cells, peer.claims, peer.verifies])
-    heads = ["", *(str(figure.short) for figure in shown), "when it says it is done", "restore verifies"]
-    return _table(heads, rows) if shown else ""
+    names = [name for name in PEERS if any(results[figure.group].get(name) for figure in shown)]
+    rows = [
+        [str(figure.short), *(_cell(figure, results[figure.group].get(name)) for name in names)] for figure in shown
+    ]
+    rows.append(["when it says it is done", *(PEERS[name].claims for name in names)])
+    rows.append(["a restore verifies", *(PEERS[name].verifies for name in names)])
+    return _table(["", *names], rows) if shown else ""
+
+
+def _cell(figure: Figure, trials: Trials | None) -> str:
+    if not trials:
+        return "–"
+    found = figure.find(trials)
+    return f"{figure.show(found.value)} [{_bounds(found, figure.show)}]"
+
+
+def _threads(results: Groups) -> str:
+    """Where the processor time of a save of milepost goes."""
+    saves = [save["spent"] for trial in results.get("training", {}).get(Milepost.name, ()) for save in trial["durable"]]
+    names = [name for name in {name: None for save in saves for name in save} if name]
+    middle = {name: statistics.median(save.get(name, 0.0) for save in saves) for name in names}
+    rows = [
+        [name, _ms(middle[name])] for name in sorted(names, key=lambda name: -middle[name]) if middle[name] >= 0.0005
+    ]
+    return _table(["thread", "processor time of a save"], rows) if rows else ""
 
 
 def _interval(found: Interval, show: Callable[[float], str]) -> str:
@@ -233,3 +262,15 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
     )
+
+
+def main() -> None:
+    measured = json.loads(Path(sys.argv[1]).read_text())
+    found = page(measured["results"], measured["machine"], measured["arguments"])
+    print(found)
+    for where in sys.argv[2:]:
+        put(found, Path(where))
+
+
+if __name__ == "__main__":
+    main()

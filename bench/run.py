@@ -123,7 +123,9 @@ def options() -> argparse.Namespace:
         "--folder", type=Path, help="where checkpoints are written: the disk to measure (default: runs/)"
     )
     parser.add_argument("--docs", type=Path, help="page to write the table into (default: docs/performance.md)")
-    parser.add_argument("--json", type=Path, help="file for all that was measured")
+    parser.add_argument(
+        "--json", type=Path, help="file for all that was measured (default: bench.json beside the checkpoints)"
+    )
     found = parser.parse_args()
     for name, known in (("only", GROUPS), ("peers", tuple(PEERS))):
         chosen = getattr(found, name).split(",")
@@ -160,10 +162,11 @@ def main() -> int:
             if group in chosen.only:
                 measure()
         bench.say("done")
-    page = report.page(bench.results, about, " ".join(sys.argv[1:]))
+    arguments = " ".join(sys.argv[1:])
+    keep = chosen.json or above / "bench.json"
+    keep.write_text(json.dumps({"machine": about, "arguments": arguments, "results": bench.results}))
+    page = report.page(bench.results, about, arguments)
     print(page)
-    if chosen.json:
-        chosen.json.write_text(json.dumps({"machine": about, "results": bench.results}))
     if chosen.docs:
         report.put(page, chosen.docs)
         print(f"written into {chosen.docs}", file=sys.stderr)

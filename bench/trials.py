@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -54,6 +55,15 @@ def peak_memory() -> int:
     """The most bytes this process has had in memory since `forget_peak`. Files in the page cache do not count."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+
+def thread_times() -> dict[str, float]:
+    """Seconds on a processor of each thread of Python, and of the whole process, torch's own threads included, as ``""``."""
+    found = {"": time.process_time()}
+    for thread in threading.enumerate():
+        nanoseconds = Path(f"/proc/self/task/{thread.native_id}/schedstat").read_text().split()[0]
+        found[thread.name] = int(nanoseconds) / 1e9
+    return found
 
 
 def forget_peak() -> None:
@@ -126,30 +136,34 @@ class Trial:
         self.settle()
         return times
 
-    def durable(self) -> tuple[float, float]:
-        """Seconds of a plain write of as many bytes, and seconds from the save call to durable, while training stands still."""
+    def durable(self) -> dict[str, Any]:
+        """A save while training stands still, after a plain write of as many bytes: seconds from the call until it is durable, and
+        seconds on a processor, by thread, until all is done."""
         plain = self.folder / PLAIN
         plain.unlink(missing_ok=True)
         sync_all(self.folder)  # the disk may be at work for a while on what was removed
         time.sleep(0.2)
         yardstick = plain_io.write(plain, self.training.nbytes())
         self.step()
+        before = thread_times()
         begin = time.perf_counter()
         self.call.append(self.save())
         self.peer.wait()
         self.peer.sync()
         took = time.perf_counter() - begin
         self.settle()
-        return yardstick, took
+        spent = {name: seconds - before.get(name, 0.0) for name, seconds in thread_times().items()}
+        return {"plain": yardstick, "took": took, "spent": spent}
 
 
 def training(kind: type[Peer], scale: Scale, folder: Path, turns: int, quick: bool) -> dict[str, Any]:
     """See the top of this file."""
     trial = Trial(kind, scale, folder)
     few = 2 if quick else EVERY
+    less = few if turns > 1 else few // 2 + 1
     trial.alone(2)
     forget_peak()
-    alone = trial.alone(few)
+    alone = trial.alone(less)
     base = peak_memory()
     trial.step()
     trial.save()  # the first save gets its memory from the kernel; it is not counted, except as memory
@@ -160,8 +174,8 @@ def training(kind: type[Peer], scale: Scale, folder: Path, turns: int, quick: bo
         if turn % 2 == 1:
             alone += trial.alone(2 * few)
         elif turn + 1 == turns:
-            alone += trial.alone(few // 2 + 1)
-    every_times = [trial.every_one(few - 1) for _ in range(max(1, turns // 2))]
+            alone += trial.alone(less)
+    every_times = [trial.every_one(max(1, less - 1)) for _ in range(max(1, turns // 2))]
     extra = peak_memory() - base
     durable = [trial.durable() for _ in range(1 if quick else 2)]
     trial.peer.close()

@@ -23,7 +23,7 @@ class Scale:
     depth: int = 12
     heads: int = 12
     sequences: int = 4
-    length: int = 48
+    length: int = 64
 
 
 SCALES = {
