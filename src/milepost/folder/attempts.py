@@ -11,6 +11,7 @@ that holds the lock (and where the file system tells across machines) the lock d
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import socket
@@ -27,6 +28,7 @@ from milepost.errors import DamagedError, RunBusy
 from milepost.folder import names
 from milepost.folder.fencing import fence
 from milepost.storage.base import Lock, Storage
+from milepost.storage.local import TEMPORARY
 
 HEARTBEAT_SECONDS = 10.0
 DEAD_AFTER_SECONDS = 60.0
@@ -165,11 +167,21 @@ def claim(run: Storage, *, takeover: bool = False) -> Attempt:
             # It may have fenced this one when there was no work folder to take away yet.
             run.remove_tree(names.attempt_work(number))
             raise RunBusy(f"attempt {newest} was started at the same time and has the run", where=run.root)
+        _sweep(run, run.stat(names.attempt_lock(number)).mtime)
     except BaseException:
         lock.release()
         raise
     started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     return Attempt(run, Record(number, owner, started), lock)
+
+
+def _sweep(run: Storage, now: float) -> None:
+    """Remove files that were to have another name, or none, a moment later, and whose process died in that moment."""
+    for folder, hidden in ((names.ATTEMPTS, "."), ("", TEMPORARY)):
+        for path in (f"{folder}/{name}".lstrip("/") for name in run.list(folder) if name.startswith(hidden)):
+            with contextlib.suppress(FileNotFoundError):  # somebody else has just removed it
+                if now - run.stat(path).mtime > DEAD_AFTER_SECONDS:
+                    run.remove(path)
 
 
 def _take_number(run: Storage, number: int, owner: Owner) -> Lock | None:

@@ -30,6 +30,7 @@ def fence(run: Storage, number: int) -> None:
     for tries_left in reversed(range(TRIES)):
         try:
             if exists(run, fenced):
+                run.sync_dir()  # what it published in its last moment is durable before anybody continues it
                 clear(run, fenced, number, _identity(run))
                 run.remove_tree(fenced)
             return
