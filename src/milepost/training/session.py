@@ -79,9 +79,8 @@ class Session:
         self._accumulating = False
         """Whether gradients are being gathered: a micro-batch was done, its optimizer step was not. Saves wait until it is;
         those at the end of a pass or an epoch do not, and take the gradients along."""
-        self._steps_at_save: int | None = None
-        self._stale: set[str] = set()
-        """Values that were not handed over since the last save."""
+        self._stale = {name for name, item in items.items() if item.replaced}
+        """Values that were not handed over since the last save, or since the start."""
         self._loop_end: Marked | None = None
         """The state at the end of the batch loop, for a signal that comes during validation."""
         self._pending_rng: Mapping[str, Any] | None = None
@@ -93,6 +92,7 @@ class Session:
         if opened.own is not None:
             self._take_own(opened.own)
         self._due.begin(self.progress)
+        self._steps_at_save = self.progress.step
 
     # -- the own state ------------------------------------------------------------------------------------------------------
 
@@ -144,6 +144,14 @@ class Session:
 
     def step(self, values: Mapping[str, Any], to: int | None) -> None:
         """Take what ``run.step`` was given, and count."""
+        if to is not None and to <= self.progress.step:
+            raise StepError(
+                "a step goes backwards",
+                where="run.step(step=...)",
+                expected=f"more than {self.progress.step}",
+                found=to,
+                hint="a script that counts itself goes on from run.progress.step",
+            )
         self.calls += 1
         self.saver.poll()
         if self.arriving and self.loops.asker is not None:
@@ -164,13 +172,6 @@ class Session:
         self._metrics_seen |= values.keys() - self.items.keys()
         counted = self.saver.stepped()
         self._accumulating = not counted
-        if to is not None and to <= self.progress.step:
-            raise StepError(
-                "a step goes backwards",
-                where="run.step(step=...)",
-                expected=f"more than {self.progress.step}",
-                found=to,
-            )
         if counted or to is not None:
             self.progress.move(step=self.progress.step + 1 if to is None else to, phase=Phase.IN_EPOCH)
             self._stepped = self._unsaved = True
@@ -220,15 +221,12 @@ class Session:
     def check_best_came(self) -> None:
         """`MetricError` if the metric that decides what is best never came."""
         by = self.keep.best_by
-        if by is not None and self._unsaved_epochs_without(by.metric):
+        if by is not None and self.calls and by.metric not in self._metrics_seen and self._best is None:
             raise MetricError(
                 f"Keep(best={by.metric!r}): no metric of that name ever came",
                 found=", ".join(sorted(self._metrics_seen)) or "no metric at all",
                 hint=f"pass it where it is known: run.epoch_end({by.metric}=...)",
             )
-
-    def _unsaved_epochs_without(self, metric: str) -> bool:
-        return self.progress.epoch > 0 and metric not in self._metrics_seen and self._best is None
 
     # -- boundaries -----------------------------------------------------------------------------------------------------------
 
@@ -304,7 +302,7 @@ class Session:
     def _save(
         self, position: Position, own: dict[str, Any], *, marked: Captured | None = None, must: bool = False
     ) -> Pending | None:
-        if self._stale and self._stepped_values():
+        if self._stale and self.progress.step > self._steps_at_save:
             raise UnknownItemError(
                 f"not handed over since the last save: {', '.join(sorted(self._stale))}",
                 where="run.step",
@@ -322,9 +320,6 @@ class Session:
             self._stale = {name for name, item in self.items.items() if item.replaced}
             self._steps_at_save = self.progress.step
         return pending
-
-    def _stepped_values(self) -> bool:
-        return self._steps_at_save is not None and self.progress.step > self._steps_at_save
 
     def _stop(self) -> None:
         self.saver.wait()
