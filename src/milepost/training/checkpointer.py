@@ -9,6 +9,8 @@ from typing import Any, Literal, Self, TypeVar
 
 from milepost.errors import ScriptError, StepError
 from milepost.folder.retention import Keep
+from milepost.folder.snapshot import IO_BLOCK
+from milepost.pipeline.images import Stream
 from milepost.pipeline.persist import Pending
 from milepost.pipeline.stage import Stager
 from milepost.storage.local import LocalStorage
@@ -27,6 +29,7 @@ from milepost.training.session import Session, Stopped
 from milepost.training.signals import DEFAULT, SignalWatch
 
 T = TypeVar("T")
+LEAST_MEMORY = Stream.BLOCKS * IO_BLOCK
 
 
 class Checkpointer:
@@ -43,7 +46,8 @@ class Checkpointer:
             branch begins, and recorded.
         stage: "overlap" copies what only an optimizer step changes during the next forward and backward pass; "copy" copies
             everything while training waits, for code that changes weights outside of ``optimizer.step()``.
-        max_memory: bytes of host memory for staging; a larger state is written piece by piece while training waits.
+        max_memory: bytes of host memory for staging, at least 48 MiB; a larger state is written piece by piece while
+            training waits.
         on_error: "warn" when a save fails and train on, or "raise" at the next call.
         on_busy: "wait" for a save in flight before the next, or "skip" the next.
         signals: numbers of signals that are answered by a save and a clean exit.
@@ -92,6 +96,12 @@ class Checkpointer:
         ):
             if value not in allowed:
                 raise ScriptError(f"{name}= is one of {', '.join(allowed)}", found=repr(value))
+        if max_memory is not None and not (type(max_memory) is int and max_memory >= LEAST_MEMORY):
+            raise ScriptError(
+                "max_memory= cannot be that",
+                expected=f"bytes, at least {LEAST_MEMORY} ({LEAST_MEMORY >> 20} MiB: the blocks being written)",
+                found=repr(max_memory),
+            )
         twice = items.keys() & (state or {}).keys()
         if twice:
             raise ScriptError("an item is given twice, in state= and by name", found=", ".join(sorted(twice)))
