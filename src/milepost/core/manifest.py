@@ -157,7 +157,7 @@ def decode(data: bytes, where: str) -> Manifest:
         if mark and digest(body) == tail.partition(b'"')[0].decode("ascii", "replace"):
             raise FormatError("not a manifest of a checkpoint", where=where) from None
         raise
-    if not mark or tail.partition(b'"')[0].decode("ascii", "replace") != digest(body):
+    if not mark or tail != digest(body).encode() + b'"}\n':
         raise DamagedError(
             "the manifest is cut short or was changed", where=where, hint="use another checkpoint of the run"
         )
