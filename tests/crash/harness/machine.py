@@ -20,6 +20,7 @@ from harness.onlooker import Damage, Seen, look
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from milepost.core.manifest import decode_summary
 from milepost.errors import DamagedError, RunBusy, RunFenced
 from milepost.folder import names
 from milepost.folder.lineage import of_run, read_records
@@ -390,9 +391,11 @@ class CrashMachine(RuleBasedStateMachine):
             self.disk.remove_tree(found.listed.folder)
             self.disk.sync_dir()
             self.model.forget(key)
-            # An older version that its job had set aside when it was killed would get its name back.
-            self.disk.remove_tree(names.set_aside(*key))
-            if has(self.disk, names.attempt_work(key.attempt)):
+            # An older version of it that its job had set aside when it was killed would get its name back.
+            aside = names.set_aside(*key)
+            manifest = f"{aside}/{names.MANIFEST}"
+            if has(self.disk, manifest) and decode_summary(self.disk.read(manifest), manifest).attempt == key.attempt:
+                self.disk.remove_tree(aside)
                 self.disk.sync_dir(names.attempt_work(key.attempt))
 
     @rule(data=st.data(), cut=st.booleans())
