@@ -181,9 +181,9 @@ class Committer:
         try:
             self._run.storage.symlink(folder, name)
         except OSError as error:
-            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EEXIST):
                 raise
-            # A file system without symbolic links: they are a convenience that milepost itself never reads.
+            # A file system without symbolic links, or a file of somebody else: milepost itself never reads these links.
 
 
 def _with_shard(tensor: TensorRecord, shard: Shard | None) -> TensorRecord:
