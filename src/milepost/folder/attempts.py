@@ -23,8 +23,9 @@ from typing import Any
 
 import msgspec
 
+from milepost.core.manifest import SUMMARY_BYTES, decode_summary
 from milepost.core.readjson import Unreadable, read_json
-from milepost.errors import DamagedError, RunBusy
+from milepost.errors import DamagedError, MilepostError, RunBusy
 from milepost.folder import names
 from milepost.folder.fencing import fence
 from milepost.storage.base import Lock, Storage
@@ -153,7 +154,7 @@ def claim(run: Storage, *, takeover: bool = False) -> Attempt:
         numbers = attempt_numbers(run)
         if not takeover:
             _refuse_if_alive(run, numbers, owner)
-        number = (numbers[-1] if numbers else 0) + 1
+        number = max([0, *numbers, *_attempts_that_saved(run)]) + 1
         lock = _take_number(run, number, owner)
         if lock is not None:
             break
@@ -213,6 +214,17 @@ def _take_number(run: Storage, number: int, owner: Owner) -> Lock | None:
 def attempt_numbers(run: Storage) -> list[int]:
     """All attempts that ever claimed a number, ascending."""
     return sorted({number for number, _ in _parsed(run)})
+
+
+def _attempts_that_saved(run: Storage) -> set[int]:
+    # Checkpoints may have been copied without the attempts folder: a number that was in use must not mean somebody else.
+    found = set()
+    for folder in run.list():
+        if names.parse_step(folder) is not None:
+            path = f"{folder}/{names.MANIFEST}"
+            with contextlib.suppress(OSError, MilepostError):  # one that cannot be read says nothing
+                found.add(decode_summary(run.read(path, 0, SUMMARY_BYTES), path).attempt)
+    return found
 
 
 def _parsed(run: Storage) -> list[tuple[int, str]]:
