@@ -26,7 +26,7 @@ from milepost.errors import MismatchError, NotStorableError
 def saved(folder: Path, **items: Any) -> dict[str, Any]:
     """A run with one checkpoint of `items` at step 1; returns what was in them."""
     with milepost.Checkpointer(folder, **items, progress=False) as run:
-        run.step(step=1)
+        run.step(step=1, **{name: item for name, item in items.items() if isinstance(item, np.ndarray)})
     return facts(items)
 
 

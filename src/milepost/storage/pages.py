@@ -8,7 +8,8 @@ import mmap
 
 from milepost.storage.base import BLOCK
 
-_POPULATE_WRITE = 23  # MADV_POPULATE_WRITE, Linux 5.14; not in `mmap`
+_WIPE_ON_FORK = 18  # MADV_WIPEONFORK, Linux 4.14; not in `mmap`, like the next
+_POPULATE_WRITE = 23  # MADV_POPULATE_WRITE, Linux 5.14
 _POPULATE_BYTES = 64 << 20
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -17,15 +18,18 @@ class Pages:
     """Page-aligned memory of at least `size` bytes, zero at first. `view` are its bytes, `address` is where they begin.
 
     The mapping is private, so that the kernel may back it with huge pages: 1.2 GB then cost 600 page faults rather
-    than 300,000, and
-    the device moves data in fewer pieces. Private memory must not be shared with a forked child while a device reads or writes it
-    (open(2), O_DIRECT): data-loader workers fork at any time, so the mapping is left out of children.
+    than 300,000, and the device moves data in fewer pieces. Private memory must not be shared with a forked child while a
+    device reads or writes it (open(2), O_DIRECT): data-loader workers fork at any time, so children find zeros there. The
+    range itself stays theirs: were it left out of them, other memory would take its place, and go when this object does.
     """
 
     def __init__(self, size: int) -> None:
         self.size = -(-size // BLOCK) * BLOCK
         self._map = mmap.mmap(-1, max(self.size, BLOCK), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        self._map.madvise(mmap.MADV_DONTFORK)
+        try:
+            self._map.madvise(_WIPE_ON_FORK)
+        except OSError:  # before Linux 4.14: shared memory, which no fork copies, in small pages
+            self._map = mmap.mmap(-1, max(self.size, BLOCK))
         if hasattr(mmap, "MADV_HUGEPAGE"):
             with contextlib.suppress(OSError):  # a kernel without huge pages: everything works the same, slower
                 self._map.madvise(mmap.MADV_HUGEPAGE)

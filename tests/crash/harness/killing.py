@@ -157,8 +157,9 @@ def pace(folder: str, phase: Phase) -> tuple[float, float]:
     return moments[0], (moments[-1] - moments[0]) / 10
 
 
-def examine(folder: str, chain: Chain, newest: int, opened: int) -> list[str]:
-    """What is wrong with the run: `newest` is the last step that was acknowledged, `opened` the last attempt that came to work."""
+def examine(folder: str, chain: Chain, newest: int, opened: int, untidied: int) -> list[str]:
+    """What is wrong with the run: `newest` is the last step that was acknowledged, `opened` the last attempt that came to work,
+    `untidied` how many checkpoints may have been committed since retention was last done."""
     storage = LocalStorage(folder)
     problems = []
     found = RunFolder.open(storage).checkpoints() if names.RUN in storage.list() else []
@@ -180,7 +181,7 @@ def examine(folder: str, chain: Chain, newest: int, opened: int) -> list[str]:
     steps = [one.step for one in found if key_of(one) is not None]
     if newest > max(steps, default=0):
         problems.append(f"step {newest} was acknowledged; there are {steps}")
-    if len(found) > 4:
+    if len(found) > (KEEP.last or 0) + untidied:
         problems.append(f"retention left {steps}")
     attempts = storage.list(names.ATTEMPTS) if names.ATTEMPTS in storage.list() else []
     for number, ending in filter(None, map(names.parse_attempt, attempts)):
@@ -197,7 +198,7 @@ def main(folder: str, kills: int, seed: int, mistake: str | None = None) -> dict
     os.makedirs(folder, exist_ok=True)
     phase, chain, phases = Phase(), Chain(), Counter[str]()
     to_open, to_save = pace(f"{folder}.pace", phase)
-    newest = opened = acknowledged = 0
+    newest = opened = acknowledged = untidied = 0
     problems: list[str] = []
     for _ in range(kills):
         # A quarter of them while the job starts, the others during its first saves.
@@ -211,7 +212,10 @@ def main(folder: str, kills: int, seed: int, mistake: str | None = None) -> dict
             opened = max(opened, attempt)
             newest = max(newest, step)
         acknowledged += max(0, len(told) - 1)
-        problems = ([problem] if problem is not None else []) + examine(folder, chain, newest, opened)
+        # Retention follows each acknowledgement: of a life that gave two, it was done for the first. One that gave fewer may have
+        # been killed between its commit and the retention after it, and so may the lives before.
+        untidied = 1 if len(told) > 2 else untidied + 1
+        problems = ([problem] if problem is not None else []) + examine(folder, chain, newest, opened, untidied)
         if told and told[0][1] < newest - len(told):
             problems.append(f"attempt {told[0][0]} went back to step {told[0][1]}, {newest} was acknowledged")
         if problems:
