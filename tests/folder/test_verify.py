@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from milepost.errors import DamagedError, MilepostError, NotFoundError
-from milepost.folder.checkpoint import SCAN_BYTES, Checkpoint
+from milepost.folder.checkpoint import READ_ROOM, Checkpoint
 from milepost.folder.snapshot import IO_BLOCK
 from milepost.folder.verify import verify_fully, verify_quickly, verify_tensors
 from milepost.storage.local import LocalStorage
@@ -201,10 +201,10 @@ def test_a_damaged_manifest_is_said_when_the_checkpoint_is_opened(
         opened(folder)
 
 
-@pytest.mark.parametrize("at", [4096, IO_BLOCK - 1, IO_BLOCK, SCAN_BYTES + 17, -1])
+@pytest.mark.parametrize("at", [4096, IO_BLOCK - 1, IO_BLOCK, READ_ROOM + 17, -1])
 def test_in_files_of_several_blocks_too(tmp_path: Path, open_job: Callable[..., Job], at: int) -> None:
     job = open_job(LocalStorage(tmp_path))
-    large = np.ones(3 * IO_BLOCK + 5, np.int8)
+    large = np.ones(READ_ROOM + IO_BLOCK + 5, np.int8)
     path = tmp_path / job.commit(1, {"model": {"large": large, "small": np.ones(3)}}).folder / WHOLE
     checkpoint = opened(path.parent)
     blocks: list[int] = []
@@ -219,4 +219,4 @@ def test_in_files_of_several_blocks_too(tmp_path: Path, open_job: Callable[..., 
     entry = "small" if at == 4096 else "large"
     assert problems(verify_fully(checkpoint)) == {WHOLE: f"the bytes of '{entry}' are not what was saved"}
     with pytest.raises(DamagedError):
-        checkpoint.check_file(WHOLE, Pages(-(-path.stat().st_size // 4096) * 4096).view)
+        checkpoint.read_file(WHOLE, Pages(READ_ROOM).view)

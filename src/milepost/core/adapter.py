@@ -48,6 +48,10 @@ class TensorAdapter(Protocol):
     def copy(self, value: Any, out: memoryview) -> None:
         """Copy the elements in C order into `out`, ``info.nbytes`` long, and return when they are there."""
 
+    def empty(self, tensor: Tensor) -> tuple[Any, memoryview] | None:
+        """A new tensor as `build` makes it, and the bytes of its elements, still to be written; None where those are not host
+        memory in C order."""
+
     def build(self, data: memoryview, tensor: Tensor) -> Any:
         """A new tensor with memory of its own from bytes in C order, with the saved dtype, shape and strides, on the host."""
 
@@ -83,7 +87,10 @@ def adapter_of(value: object) -> TensorAdapter | None:
 
 def is_tensor(value: object) -> bool:
     """Whether `value` is a tensor of a known framework."""
-    return adapter_of(value) is not None
+    try:
+        return _by_type[type(value)] is not None
+    except KeyError:
+        return adapter_of(value) is not None
 
 
 def adapter_for(framework: str) -> TensorAdapter:

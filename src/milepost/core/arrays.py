@@ -43,6 +43,13 @@ class NumpyAdapter:
         target = np.frombuffer(out, value.dtype.newbyteorder("=")).reshape(value.shape)
         np.copyto(target, value, casting="equiv")
 
+    def empty(self, tensor: Tensor) -> tuple[np.ndarray[Any, Any], memoryview] | None:
+        kind = dtypes.dtype(tensor.dtype).numpy
+        if kind is None or tensor.strides is not None:
+            return None
+        made = np.empty(tensor.shape, kind)
+        return made, made.reshape(-1).view(np.uint8).data
+
     def build(self, data: memoryview, tensor: Tensor) -> np.ndarray[Any, Any]:
         kind = dtypes.dtype(tensor.dtype).numpy
         if kind is None:

@@ -7,7 +7,7 @@ from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -32,12 +32,27 @@ def no_leaf(_: object) -> bool:
     return False
 
 
-class Encoder:
-    """One walk over one value; `leaves` fills up with what `is_leaf` says is a tensor, by path."""
+class Tensors(NamedTuple):
+    """A dict of nothing but tensors as an earlier walk found it: its keys, the paths of its tensors, its JSON."""
 
-    def __init__(self, is_leaf: Callable[[Any], bool]) -> None:
+    keys: tuple[Any, ...]
+    paths: list[str]
+    encoded: dict[str, Any]
+
+
+class Encoder:
+    """One walk over one value; `leaves` fills up with what `is_leaf` says is a tensor, by path.
+
+    Args:
+        is_leaf: whether an object is a tensor.
+        known: what earlier walks over such values found, by path; this one adds to it. Half of the time goes into names, and most
+            are the same objects from walk to walk.
+    """
+
+    def __init__(self, is_leaf: Callable[[Any], bool], known: dict[str, Tensors] | None = None) -> None:
         self.is_leaf = is_leaf
         self.leaves: dict[str, Any] = {}
+        self._known = {} if known is None else known
         self._around: dict[int, str] = {}  # the containers around the current value: id -> path
         self._sealed = 0  # > 0 within `_plain`
 
@@ -107,6 +122,10 @@ class Encoder:
         keys, items = zip(*value.items())  # noqa: B905
         if set(map(type, keys)) != {str}:
             return self._pairs(keys, items, path)
+        known = self._known.get(path)
+        if known is not None and known.keys == keys and all(map(self.is_leaf, items)) and not self._sealed:
+            self.leaves.update(zip(known.paths, items))  # noqa: B905
+            return known.encoded
         joined = "".join(keys)
         ordinary = joined.isascii() and not ("~" in joined or "/" in joined or "" in keys)
         if not (ordinary or is_text(joined)):
@@ -114,9 +133,10 @@ class Encoder:
         parts = keys if ordinary else map(escape, keys)
         under = below(path)
         if all(map(self.is_leaf, items)) and not self._sealed:
-            for part, item in zip(parts, items):  # noqa: B905
-                self.leaves[under + part] = item
-            return {"$tensors": {"under": path, "names": list(keys)}}
+            known = Tensors(keys, [under + part for part in parts], {"$tensors": {"under": path, "names": list(keys)}})
+            self._known[path] = known
+            self.leaves.update(zip(known.paths, items))  # noqa: B905
+            return known.encoded
         if "$" in joined and any(key.startswith("$") for key in keys):
             return self._pairs(keys, items, path)
         encoded = {}

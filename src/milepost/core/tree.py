@@ -12,13 +12,15 @@ from typing import Any, NamedTuple
 from milepost.core import shapes, values
 from milepost.core.brief import brief, is_tagged, key_parts, kind_of
 from milepost.core.decoder import DEEPEST, Decoder
-from milepost.core.encoder import Encoder
+from milepost.core.encoder import Encoder, Tensors
 from milepost.core.paths import Marked, below, escape
 from milepost.core.shapes import fit
 from milepost.errors import FormatError
 
 
-def flatten(value: object, is_leaf: Callable[[Any], bool], prefix: str = "") -> tuple[Any, dict[str, Any]]:
+def flatten(
+    value: object, is_leaf: Callable[[Any], bool], prefix: str = "", known: dict[str, Tensors] | None = None
+) -> tuple[Any, dict[str, Any]]:
     """Take a nested value apart.
 
     `value` is not changed, and the structure shares nothing with it: later changes to its plain values do not reach it.
@@ -28,6 +30,8 @@ def flatten(value: object, is_leaf: Callable[[Any], bool], prefix: str = "") -> 
         value: dicts, lists, tuples, dataclasses ... of tensors and plain values.
         is_leaf: whether an object is a tensor; never true for a type that `milepost.core.values` stores.
         prefix: the path of `value`, as `milepost.core.paths.join` writes it.
+        known: kept by a caller that takes similar values apart again and again, which is then quicker. Structures share parts with
+            it, and are not to be changed.
 
     Returns:
         The structure, and path -> tensor in the order of the walk.
@@ -39,7 +43,7 @@ def flatten(value: object, is_leaf: Callable[[Any], bool], prefix: str = "") -> 
         >>> flatten({"weight": tensor, "step": 3}, is_tensor, prefix="model")
         ({'weight': {'$tensor': 'model/weight'}, 'step': 3}, {'model/weight': tensor})
     """
-    encoder = Encoder(is_leaf)
+    encoder = Encoder(is_leaf, known)
     try:
         return encoder.value(value, prefix), encoder.leaves
     except RecursionError:

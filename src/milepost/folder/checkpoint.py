@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from milepost.core import dtypes, tree
-from milepost.core.digest import PREFIX, Checker, digest, file_digest
+from milepost.core.digest import CHUNK, PREFIX, Checker, digest, file_digest
 from milepost.core.layout import LARGEST_HEADER, Span, nbytes, overlaps, parse
 from milepost.core.manifest import Manifest, Shard, Tensor, decode
 from milepost.core.source import TensorSource, TensorSpec
@@ -20,8 +21,8 @@ from milepost.folder.snapshot import IO_BLOCK
 from milepost.folder.worker import Worker
 from milepost.storage.base import BLOCK, Storage, storage_error
 
-SCAN_BYTES = 2 * IO_BLOCK
-"""Memory that `Checkpoint.scan_file` needs: one block to look at and one being read."""
+READ_ROOM = 4 * IO_BLOCK
+"""Bytes of memory in which `Checkpoint.read_file` looks at one block while the next are read."""
 MOST_NAMED = 20
 """Tensors that an error about a file names; one that names thousands helps nobody."""
 
@@ -172,32 +173,26 @@ class Checkpoint(TensorSource):
                     found.setdefault(shard.file, {})[shard.key] = path
         return found
 
-    def check_file(
-        self, file: str, out: memoryview, on_block: Callable[[int], None] | None = None
-    ) -> dict[str, memoryview]:
-        """Read all of `file` into `out` and check its header and every live entry against the manifest.
+    def read_file(
+        self,
+        file: str,
+        room: memoryview,
+        place: Callable[[str, Span], memoryview | None] | None = None,
+        on_block: Callable[[int], None] | None = None,
+    ) -> None:
+        """Read all of `file` and check its header and every entry against the manifest.
 
         Args:
             file: the file's name.
-            out: page-aligned memory, the file's size rounded up to whole blocks.
+            room: page-aligned memory of `READ_ROOM` bytes, however large the file.
+            place: says where the bytes of an entry (its key, where it is in the file) go; None for nowhere. Not to be used before
+                this returns.
             on_block: told the number of bytes after each block read.
-
-        Returns:
-            Entry key -> its bytes, a slice of `out`.
 
         Raises:
             DamagedError: anything differs.
             StorageError: the storage refused.
         """
-        spans = self._check(file, out, on_block)
-        return {key: out[span.offset : span.offset + span.nbytes] for key, span in spans.items()}
-
-    def scan_file(self, file: str, room: memoryview, on_block: Callable[[int], None] | None = None) -> None:
-        """Check `file` as `check_file` does, keeping nothing: `room` is page-aligned memory of `SCAN_BYTES`, however
-        large the file."""
-        self._check(file, room, on_block)
-
-    def _check(self, file: str, out: memoryview, on_block: Callable[[int], None] | None) -> Mapping[str, Span]:
         where = f"{self.where}/{file}"
         header, spans = self._read_header(file)
         shards = {shard.key: (tensor, shard) for tensor, shard in self._shards_in(file)}
@@ -208,11 +203,17 @@ class Checkpoint(TensorSource):
         in_order = sorted(spans, key=lambda key: spans[key])
         ordered = [spans[key] for key in in_order]
         checkers = [Checker(dtypes.dtype("uint8")) for _ in in_order]
+        places = [place(key, spans[key]) if place is not None else None for key in in_order]
         first = 0
-        for start, block in _read_ahead(self.storage, file, self.manifest.files[file].size, out, where):
+        for start, block in _read_ahead(self.storage, file, self.manifest.files[file].size, room, where):
             found, first = overlaps(ordered, first, start, start + len(block))
             for index, low, high in found:
-                checkers[index].update(block[low - start : high - start])
+                out, begin = places[index], ordered[index].offset
+                for at in range(low, high, CHUNK):  # copied while it is in the cache
+                    piece = block[at - start : min(at + CHUNK, high) - start]
+                    checkers[index].update(piece)
+                    if out is not None:
+                        out[at - begin : at - begin + len(piece)] = piece
             if on_block is not None:
                 on_block(len(block))
         digests = {key: checker.digest() for key, checker in zip(in_order, checkers, strict=True)}
@@ -220,7 +221,6 @@ class Checkpoint(TensorSource):
             raise changed(wrong, where)
         if file_digest(header, list(digests.values())) != self.manifest.files[file].digest:
             raise DamagedError("the header, or an entry that is no longer used, was changed", where=where)
-        return spans
 
     def _shards_in(self, file: str) -> Iterator[tuple[Tensor, Shard]]:
         for tensor in self.manifest.tensors.values():
@@ -263,24 +263,23 @@ def place_box(
 
 
 def _read_ahead(
-    storage: Storage, file: str, size: int, out: memoryview, where: str
+    storage: Storage, file: str, size: int, room: memoryview, where: str
 ) -> Iterator[tuple[int, memoryview]]:
-    """Read a file of `size` bytes, a block ahead of the consumer; yields each block's offset and bytes. They are
-    where they belong in `out`, or, if it is smaller than the file, in the two halves of it in turn."""
+    """Read a file of `size` bytes, as far ahead of the consumer as there is room; yields each block's offset and bytes."""
+    turns = len(room) // IO_BLOCK
 
     def place(start: int) -> memoryview:
-        base = start if len(out) >= size else start % SCAN_BYTES
-        return out[base : base + IO_BLOCK]
-
-    def read(start: int) -> int:
-        return storage.read_into(file, start, place(start))
+        base = start // IO_BLOCK % turns * IO_BLOCK
+        return room[base : base + IO_BLOCK]
 
     with Worker("milepost-read") as worker:
-        ahead = worker.submit(read, 0) if size else None
-        start = 0
-        while ahead is not None:
+        ahead = deque(
+            worker.submit(storage.read_into, file, start, place(start))
+            for start in range(0, size, IO_BLOCK)[: turns - 1]
+        )
+        for start in range(0, size, IO_BLOCK):
             try:
-                got = ahead.result()
+                got = ahead.popleft().result()
             except OSError as error:
                 raise storage_error(error, "read the file", where) from error
             stop = min(start + IO_BLOCK, size)
@@ -288,6 +287,7 @@ def _read_ahead(
                 raise DamagedError(
                     "the file is cut short", where=where, expected=f"{size} bytes", found=f"{start + got} bytes"
                 )
-            ahead = worker.submit(read, stop) if stop < size else None
+            next_ = start + (turns - 1) * IO_BLOCK
+            if next_ < size:
+                ahead.append(worker.submit(storage.read_into, file, next_, place(next_)))
             yield start, place(start)[: stop - start]
-            start = stop

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from milepost.errors import DamagedError, FormatError, MilepostError, StorageError
 from milepost.folder import names
-from milepost.folder.checkpoint import SCAN_BYTES, Checkpoint
+from milepost.folder.checkpoint import READ_ROOM, Checkpoint
 from milepost.storage.pages import Pages
 
 
@@ -27,12 +27,13 @@ def verify_quickly(checkpoint: Checkpoint) -> list[Finding]:
 
 
 def verify_fully(checkpoint: Checkpoint, on_block: Callable[[int], None] | None = None) -> list[Finding]:
-    """Every byte of every file against its digest. Takes 32 MiB of memory; `on_block` is told the number of bytes
+    """Every byte of every file against its digest. Takes 64 MiB of memory; `on_block` is told the number of bytes
     after each block."""
     files = checkpoint.manifest.files
-    room = Pages(SCAN_BYTES).view
+    room = Pages(READ_ROOM).view
     found = [
-        Finding(name, file.size, _problem(checkpoint.scan_file, name, room, on_block)) for name, file in files.items()
+        Finding(name, file.size, _problem(checkpoint.read_file, name, room, None, on_block))
+        for name, file in files.items()
     ]
     return found + _strangers(checkpoint)
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from milepost.core.adapter import LeafInfo
 from milepost.core.layout import Layout, plan
 from milepost.core.manifest import Tensor
 from milepost.folder.snapshot import IO_BLOCK, Position, Snapshot, StagedFile, TornSnapshot
@@ -37,6 +38,8 @@ class Captured:
 class _Plan(NamedTuple):
     """What depends on names, dtypes and shapes only, and so is the same from save to save."""
 
+    leaves: tuple[list[str], list[LeafInfo], list[bool]]
+    """Paths, what was there, whether it was trained: as long as these are the same objects, so is all the rest."""
     signature: tuple[object, ...]
     layout: Layout
     order: tuple[int, ...]
@@ -155,7 +158,7 @@ class Stager:
         threading.Thread(target=touch, name="milepost-prepare", daemon=True).start()
 
     def room(self, name: str, size: int) -> memoryview:
-        """Page-aligned memory for reading a file of a checkpoint; the next snapshot uses the same memory again."""
+        """Memory for reading a file of a checkpoint; the next snapshot uses the same memory again."""
         return self._pool.take(name.removesuffix(".safetensors"), size).view[:size]
 
     def streams(self, captured: Captured) -> bool:
@@ -179,14 +182,18 @@ class Stager:
             staged.run()
 
     def _plan(self, item: str, leaves: Sequence[Leaf]) -> _Plan:
+        known = self._plans.get(item)
+        seen = [leaf.path for leaf in leaves], [leaf.info for leaf in leaves], [leaf.trained for leaf in leaves]
+        if known is not None and known.leaves == seen:
+            return known
         ties = _ties(leaves)
         signature: tuple[object, ...] = tuple(
             (leaf.path, leaf.info.dtype.name, leaf.info.shape, leaf.info.strides, leaf.info.device, leaf.trained)
             for leaf in leaves
         )
         signature += tuple(ties.items())
-        known = self._plans.get(item)
         if known is not None and known.signature == signature:
+            self._plans[item] = known._replace(leaves=seen)
             return known
         keys = {leaf.path: key_of(item, leaf.path) for leaf in leaves}
         metadata = {keys[path]: keys[first] for path, first in ties.items()}
@@ -208,7 +215,7 @@ class Stager:
             )
             for leaf in leaves
         }
-        made = _Plan(signature, layout, tuple(own[entry.key] for entry in layout.entries), records)
+        made = _Plan(seen, signature, layout, tuple(own[entry.key] for entry in layout.entries), records)
         self._plans[item] = made
         return made
 

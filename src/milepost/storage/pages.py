@@ -10,7 +10,7 @@ from milepost.storage.base import BLOCK
 
 _WIPE_ON_FORK = 18  # MADV_WIPEONFORK, Linux 4.14; not in `mmap`, like the next
 _POPULATE_WRITE = 23  # MADV_POPULATE_WRITE, Linux 5.14
-_POPULATE_BYTES = 64 << 20
+_TOUCH_BYTES = 4 << 20
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -38,18 +38,9 @@ class Pages:
 
     def touch(self) -> None:
         """Have the kernel back all of it now. Fresh memory takes 10 to 50 times as long to write as used memory."""
-        populate(self.address, self.size)
-
-
-def populate(address: int, size: int) -> None:
-    """Have the kernel back the whole pages within `size` bytes from `address` now, by huge pages where it can."""
-    first = -(-address // BLOCK) * BLOCK
-    last = (address + size) // BLOCK * BLOCK
-    if last <= first:
-        return
-    _libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), mmap.MADV_HUGEPAGE)
-    for start in range(first, last, _POPULATE_BYTES):
-        part = ctypes.c_size_t(min(_POPULATE_BYTES, last - start))
-        # By ctypes and in parts: `mmap.madvise` holds the interpreter lock for as long as it takes.
-        if _libc.madvise(ctypes.c_void_p(start), part, _POPULATE_WRITE):
-            return  # an older kernel: the first use is slower
+        for start in range(0, self.size, _TOUCH_BYTES):
+            # By ctypes: `mmap.madvise` holds the interpreter lock for as long as it takes. In small parts: a thread cannot be
+            # started meanwhile, as that needs memory, too.
+            part = ctypes.c_size_t(min(_TOUCH_BYTES, self.size - start))
+            if _libc.madvise(ctypes.c_void_p(self.address + start), part, _POPULATE_WRITE):
+                return  # an older kernel: the first use is slower

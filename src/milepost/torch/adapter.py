@@ -9,7 +9,6 @@ from milepost.core import dtypes
 from milepost.core.adapter import LeafInfo
 from milepost.core.manifest import Tensor
 from milepost.errors import NotStorableError
-from milepost.storage.pages import populate
 
 DTYPES = {
     getattr(torch, name): dtypes.dtype(name)
@@ -23,10 +22,6 @@ DTYPES = {
 """torch's dtypes -> ours. Quantised and sub-byte integer dtypes are not among them."""
 
 BY_NAME = {kind.name: dtype for dtype, kind in DTYPES.items()}
-
-
-LARGE = 4 << 20
-"""Bytes from which a new tensor's memory is worth backing by huge pages before it is written."""
 
 
 class TorchAdapter:
@@ -71,7 +66,7 @@ class TorchAdapter:
             isinstance(memory, tuple)
             and value.data_ptr() == memory[0]
             and value.shape == info.shape
-            and value.dtype is BY_NAME[info.dtype.name]
+            and value.dtype is BY_NAME[memory[1]]
             and (value.is_contiguous() if info.strides is None else value.stride() == info.strides)
         )
 
@@ -103,18 +98,23 @@ class TorchAdapter:
             return torch.empty(tensor.shape, dtype=dtype)
         return torch.frombuffer(data, dtype=torch.uint8).view(dtype).view(tensor.shape)
 
+    def empty(self, tensor: Tensor) -> tuple[torch.Tensor, memoryview] | None:
+        made = _empty(tensor)
+        if not made.is_cpu or not made.is_contiguous():
+            return None
+        return made, made.view(-1).view(torch.uint8).numpy().data
+
     def build(self, data: memoryview, tensor: Tensor) -> torch.Tensor:
-        source = self.view(data, tensor)
-        device = usable_device(tensor.device)
-        # Overlapping memory (expanded tensors) comes back as memory of its own.
-        dense = tensor.strides is None or _is_dense(tensor.shape, tensor.strides)
-        if tensor.strides is None or not dense:
-            made = torch.empty(tensor.shape, dtype=source.dtype, device=device)
-        else:
-            made = torch.empty_strided(tensor.shape, tensor.strides, dtype=source.dtype, device=device)
-        if device.type == "cpu" and made.nbytes >= LARGE:
-            populate(made.data_ptr(), made.nbytes)
-        return made.copy_(source)
+        return _empty(tensor).copy_(self.view(data, tensor))
+
+
+def _empty(tensor: Tensor) -> torch.Tensor:
+    """A tensor with the dtype, shape and strides of `tensor`, where it was if that device is here. Overlapping memory (expanded
+    tensors) comes back as memory of its own."""
+    dtype, device = BY_NAME[tensor.dtype], usable_device(tensor.device)
+    if tensor.strides is None or not _is_dense(tensor.shape, tensor.strides):
+        return torch.empty(tensor.shape, dtype=dtype, device=device)
+    return torch.empty_strided(tensor.shape, tensor.strides, dtype=dtype, device=device)
 
 
 def usable_device(saved: str | None) -> torch.device:

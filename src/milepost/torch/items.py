@@ -66,7 +66,7 @@ class ModuleItem:
 
     def restore(self, saved: Loaded) -> None:
         try:
-            self.object.load_state_dict(saved.value(borrow=self.borrows))
+            self.object.load_state_dict(saved.value())
         except Exception as error:
             raise MismatchError(f"the module refused the saved state: {error}", where=self.name) from error
 

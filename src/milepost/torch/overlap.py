@@ -11,11 +11,10 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from milepost.torch.items import OptimizerItem
 from milepost.training.glimpse import Glimpses
-from milepost.training.guard import Guard
 from milepost.training.items import Item
 
 
-def make_guard(items: Sequence[Item], wait: Callable[[], None]) -> Guard | None:
+def make_guard(items: Sequence[Item], wait: Callable[[], None]) -> StepGuard | None:
     """A guard over the torch optimizers among `items`; None if there are none."""
     optimizers = [item for item in items if isinstance(item, OptimizerItem)]
     return StepGuard(optimizers, wait) if optimizers else None
@@ -34,6 +33,7 @@ class _Noted:
 
     def __init__(self, tensors: Sequence[torch.Tensor], looked_at: Iterable[torch.Tensor], most: int) -> None:
         self._tensors = tensors
+        self.addresses = {tensor.data_ptr() for tensor in tensors}
         self._versions = [tensor._version for tensor in tensors]
         # Lest the memory is given back when a script puts other memory behind a tensor.
         self._held = [tensor.untyped_storage() for tensor in tensors]
@@ -70,10 +70,6 @@ class StepGuard:
         if id(optimizer) in self._optimizers:
             self.steps += 1
 
-    def owned(self) -> set[int]:
-        """The addresses of all tensors that only an optimizer step changes."""
-        return {tensor.data_ptr() for tensor in self._tensors()}
-
     def moved(self) -> bool:
         """Whether an owned tensor was seen to change since the last call."""
         versions, weights = self._versions, self._weights
@@ -85,12 +81,12 @@ class StepGuard:
         spread = parameters[:: max(1, len(parameters) // self.LOOKED_AT)]
         return Glimpses(_pieces(spread), 64).seen
 
-    def note(self) -> Callable[[], bool]:
-        """Remember how the owned tensors stand; the result, asked once, tells whether all are as they were."""
+    def note(self) -> _Noted:
+        """Remember how the owned tensors stand, those that only an optimizer step changes."""
         parameters = [parameter for item in self._items for parameter in item.parameters()]
         return _Noted(self._tensors(), parameters, 64)
 
-    def note_all(self, values: Iterable[object]) -> Callable[[], bool]:
+    def note_all(self, values: Iterable[object]) -> _Noted:
         """The same for whatever tensors of torch are among `values`."""
         tensors = [value for value in values if isinstance(value, torch.Tensor)]
         return _Noted(tensors, tensors, 4096)

@@ -8,6 +8,7 @@ from typing import Any
 
 from milepost.core import tree
 from milepost.core.adapter import LeafInfo, TensorAdapter, adapter_of, is_tensor
+from milepost.core.encoder import Tensors
 from milepost.errors import NotStorableError
 from milepost.pipeline.images import Leaf
 from milepost.training.items import RESERVED, Item
@@ -18,6 +19,7 @@ class Capturer:
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[weakref.ref[Any], TensorAdapter, LeafInfo, bool]] = {}
+        self._names: dict[str, Tensors] = {}
 
     def items(self, items: Iterable[Item], owned: Collection[int]) -> tuple[dict[str, Any], dict[str, list[Leaf]]]:
         """The structure and live tensors of each item.
@@ -32,14 +34,14 @@ class Capturer:
         structures: dict[str, Any] = {}
         leaves: dict[str, list[Leaf]] = {}
         for item in items:
-            structures[item.name], found = tree.flatten(item.capture(), is_tensor, item.name)
+            structures[item.name], found = tree.flatten(item.capture(), is_tensor, item.name, self._names)
             if found:
                 leaves[item.name] = [self._leaf(path, value, item, owned) for path, value in found.items()]
         return structures, leaves
 
     def own(self, value: dict[str, Any]) -> tuple[Any, list[Leaf]]:
         """The same for the state that milepost itself keeps."""
-        structure, found = tree.flatten(value, is_tensor, RESERVED)
+        structure, found = tree.flatten(value, is_tensor, RESERVED, self._names)
         return structure, [self._leaf(path, leaf, None, ()) for path, leaf in found.items()]
 
     def _leaf(self, path: str, value: Any, item: Item | None, owned: Collection[int]) -> Leaf:

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from milepost.training.items import Item
+
+
+class Noted(Protocol):
+    """How guarded tensors stood at one moment. Until it was asked, their memory is not given back."""
+
+    @property
+    def addresses(self) -> Collection[int]:
+        """Where they begin."""
+
+    def __call__(self) -> bool:
+        """To be asked once: whether they still stand like that, as far as can be seen."""
 
 
 class Guard(Protocol):
@@ -16,17 +27,13 @@ class Guard(Protocol):
     steps: int
     """How many such moments have come, for the run's own optimizers."""
 
-    def owned(self) -> set[int]:
-        """Addresses of the tensors that change at no other time."""
-
     def moved(self) -> bool:
         """Whether an owned tensor was seen to change since the last call; may miss changes, never invents one."""
 
-    def note(self) -> Callable[[], bool]:
-        """Remember how the owned tensors stand; the result, asked once, tells whether they still do, as far as can be seen. Until
-        then their memory is not given back."""
+    def note(self) -> Noted:
+        """Remember how the owned tensors stand: those that change at no other time."""
 
-    def note_all(self, values: Iterable[object]) -> Callable[[], bool]:
+    def note_all(self, values: Iterable[object]) -> Noted:
         """The same for whatever tensors of the framework are among `values`."""
 
     def gradients(self) -> dict[str, Any]:

@@ -29,9 +29,9 @@ class Loaded(Protocol):
     def tensors(self) -> Mapping[str, Tensor]:
         """By key: the path below the item."""
 
-    def value(self, *, borrow: bool = False) -> Any:
-        """The nested value. Tensors have memory of their own, with the saved strides; with `borrow` they may be views that are
-        valid only until the restore ends (for objects that copy what they are given)."""
+    def value(self) -> Any:
+        """The nested value. Tensors have memory of their own, with the saved strides; those of an item that `borrows` may be views
+        that are valid only until the restore ends."""
 
 
 class Item(Protocol):

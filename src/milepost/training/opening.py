@@ -162,7 +162,7 @@ def _restore(
         found,
         stager.room,
         fall_back=fall_back,
-        ahead=[name for name, item in items.items() if not item.borrows],
+        borrowing=[name for name, item in items.items() if item.borrows],
     )
     assert listed.summary is not None
     # An override is part of the branch: it is applied once, where the branch begins, and then lives on in the state. So

@@ -7,10 +7,12 @@ import copy
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 
 from milepost.core import paths, tree
 from milepost.core.adapter import adapter_for
+from milepost.core.layout import Span
 from milepost.core.manifest import Tensor
 from milepost.errors import (
     DamagedError,
@@ -21,14 +23,13 @@ from milepost.errors import (
     StorageError,
     UnknownItemError,
 )
-from milepost.folder.checkpoint import Checkpoint
+from milepost.folder.checkpoint import READ_ROOM, Checkpoint, item_of
 from milepost.folder.run import Listed, RunFolder
-from milepost.folder.worker import Worker
-from milepost.storage.base import BLOCK
+from milepost.storage.pages import Pages
 from milepost.training.items import RESERVED, Item, StatefulItem
 
 Allocate = Callable[[str, int], memoryview]
-"""(name, bytes) -> page-aligned host memory that stays valid until the restore ends."""
+"""(name, bytes) -> host memory, the same for the same name, that stays valid until the restore ends."""
 
 
 @dataclass(frozen=True)
@@ -54,26 +55,33 @@ class ResumeReport:
 
 
 class LoadedItem:
-    """One item of a verified checkpoint in host memory. Implements `milepost.training.items.Loaded`."""
+    """One item of a verified checkpoint in host memory. Implements `milepost.training.items.Loaded`.
 
-    def __init__(
-        self, name: str, structure: Any, tensors: Mapping[str, Tensor], data: Mapping[str, memoryview]
-    ) -> None:
-        self.name, self.structure, self._data = name, structure, data
+    Args:
+        name: the item's.
+        structure: its nested value with tensors left out.
+        tensors: of the whole checkpoint, by path.
+        borrows: whether views of the memory that files are read into will do, since the live object copies what it is given.
+    """
+
+    def __init__(self, name: str, structure: Any, tensors: Mapping[str, Tensor], borrows: bool) -> None:
+        self.name, self.structure, self._borrows = name, structure, borrows
         self._by_path = {path: tensor for path, tensor in tensors.items() if path.partition("/")[0] == name}
         self.tensors = {path[len(name) + 1 :]: tensor for path, tensor in self._by_path.items()}
+        self._data: dict[str, memoryview] = {}
         self._overrides: dict[str, Any] = {}
         self._made: dict[str, Any] = {}
 
-    @property
-    def paths(self) -> Collection[str]:
-        """The paths of its tensors."""
-        return self._by_path.keys()
-
-    def build(self) -> None:
-        """Make all tensors now, while other files are still being read."""
-        for path in self._by_path:
-            self._tensor(path)
+    def place(self, path: str, stage: Callable[[], memoryview]) -> memoryview:
+        """Where the bytes of the tensor at `path` go: into the tensor itself if it can be made already, else into what
+        `stage` gives."""
+        tensor = self._by_path[path]
+        made = None if self._borrows else adapter_for(tensor.type).empty(tensor)
+        if made is None:
+            self._data[path] = stage()
+            return self._data[path]
+        self._made[path], room = made
+        return room
 
     def override(self, overrides: Mapping[str, Any]) -> list[str]:
         """Replace plain values by path patterns when the value is made; returns the patterns that match something."""
@@ -82,7 +90,7 @@ class LoadedItem:
         self._overrides = {pattern: overrides[pattern] for pattern in matching}
         return matching
 
-    def _tensor(self, path: str, borrow: bool = False) -> Any:
+    def _tensor(self, path: str) -> Any:
         tensor = self._by_path.get(path)
         first = path if tensor is None or tensor.same_as is None else tensor.same_as
         if first not in self._made:
@@ -90,50 +98,51 @@ class LoadedItem:
             if kept is None or first not in self._data:
                 raise DamagedError(f"the structure names a tensor {first!r} that is not there", where=self.name)
             adapter = adapter_for(kept.type)
-            view = getattr(adapter, "view", None) if borrow else None
+            view = getattr(adapter, "view", None) if self._borrows else None
             self._made[first] = (view or adapter.build)(self._data[first], kept)
         return self._made[first]
 
-    def value(self, *, borrow: bool = False) -> Any:
+    def value(self) -> Any:
         """See `milepost.training.items.Loaded`. To be asked for once: the tensors are the same the next time."""
-        value = tree.unflatten(self.structure, lambda path: self._tensor(path, borrow), self.name)
+        value = tree.unflatten(self.structure, self._tensor, self.name)
         for pattern, replacement in self._overrides.items():
             override(value, self.name, pattern, replacement)
         return value
 
 
-def load(checkpoint: Checkpoint, allocate: Allocate, ahead: Collection[str] = ()) -> dict[str, LoadedItem]:
+def load(checkpoint: Checkpoint, allocate: Allocate, borrowing: Collection[str] = ()) -> dict[str, LoadedItem]:
     """Read every file of `checkpoint` and check every byte.
 
     Args:
         checkpoint: what to read.
-        allocate: memory for the files.
-        ahead: items whose tensors are made while other files are still being read.
+        allocate: memory for the tensors of a file that cannot be read to where they will stay.
+        borrowing: items whose objects copy the tensors they are given.
 
     Raises:
         DamagedError: anything differs from what was saved.
         StorageError: the storage refused.
     """
     manifest = checkpoint.manifest
-    data: dict[str, memoryview] = {}
-    items = {name: LoadedItem(name, structure, manifest.tensors, data) for name, structure in manifest.items.items()}
-    waiting = {
-        name: {path for path in items[name].paths if manifest.tensors[path].shards} for name in ahead if name in items
+    items = {
+        name: LoadedItem(name, structure, manifest.tensors, name in borrowing)
+        for name, structure in manifest.items.items()
     }
-    # The largest first: making its tensors takes longest, and then hides behind reading the others.
-    files = sorted(checkpoint.files_of().items(), key=lambda file: -manifest.files[file[0]].size)
-    with Worker("milepost-build") as builder:
-        building = []
-        for file, entries in files:
-            size = manifest.files[file].size
-            parts = checkpoint.check_file(file, allocate(file, -(-size // BLOCK) * BLOCK))
-            data |= {path: parts[key] for key, path in entries.items()}
-            for name in [name for name, paths in waiting.items() if paths <= data.keys()]:
-                del waiting[name]
-                building.append(builder.submit(items[name].build))
-        for task in building:
-            task.result()
+    room = Pages(READ_ROOM).view
+    for file, found in checkpoint.files_of().items():
+        image = partial(allocate, file, manifest.files[file].size)
+        checkpoint.read_file(file, room, partial(_place, items, found, image))
     return items
+
+
+def _place(
+    items: Mapping[str, LoadedItem], found: Mapping[str, str], image: Callable[[], memoryview], key: str, span: Span
+) -> memoryview | None:
+    """Where the bytes of entry `key` of a file go. `found`: the path of each live entry; `image`: memory for the whole file."""
+    path = found.get(key)
+    item = items.get(item_of(path)) if path is not None else None
+    if path is None or item is None:
+        return None
+    return item.place(path, lambda: image()[span.offset : span.offset + span.nbytes])
 
 
 def choose(
@@ -142,7 +151,7 @@ def choose(
     allocate: Allocate,
     *,
     fall_back: bool,
-    ahead: Collection[str] = (),
+    borrowing: Collection[str] = (),
 ) -> tuple[Listed, Checkpoint, dict[str, LoadedItem], list[tuple[str, str]]]:
     """The first good one of `candidates`: its bytes match their digests, and its trained floats are finite.
 
@@ -151,7 +160,7 @@ def choose(
         candidates: in the order of preference.
         allocate: memory for the state.
         fall_back: whether to try the next if one is damaged or not good.
-        ahead: see `load`.
+        borrowing: see `load`.
 
     Returns:
         The listing, the checkpoint, its items, and (folder, reason) for each that was passed over.
@@ -168,7 +177,7 @@ def choose(
             checkpoint = Checkpoint(run.storage.child(one.folder))
             if one.summary is None:
                 one = one._replace(summary=checkpoint.manifest.summary)
-            return one, checkpoint, load(checkpoint, allocate, ahead), passed_over
+            return one, checkpoint, load(checkpoint, allocate, borrowing), passed_over
         except (DamagedError, NotFoundError, StorageError, FormatError) as error:
             # What a newer milepost wrote is not damaged: to go on from before it would be to lose it.
             newer = isinstance(error, FormatError) and (error.found or "").startswith("format ")

@@ -186,12 +186,11 @@ class Saver:
         self._collect_torn()
         self.poll()
         overlap = self._overlap and self._steps_seen > 0 and marked is None
-        owned = self._guard.owned() if overlap and self._guard is not None else set()
-        intact = self._guard.note() if overlap and self._guard is not None else _always
-        captured = marked or self._capture(position, metrics, own, owned)
+        noted = self._guard.note() if overlap and self._guard is not None else None
+        captured = marked or self._capture(position, metrics, own, noted.addresses if noted is not None else ())
         pending, self._torn = self._torn or Pending(position.step), None
         pending.step = position.step
-        snapshot, self._staged = self._stager.stage(captured, intact)
+        snapshot, self._staged = self._stager.stage(captured, noted or _always)
         self._show(position.step, SaveState.WRITING)
         pending.on_decided = lambda: self._show(
             pending.step, SaveState.DURABLE if pending.problem is None else SaveState.FAILED

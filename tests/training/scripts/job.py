@@ -109,8 +109,9 @@ def main() -> None:
         run.epoch_end(val_loss=total)
         say(f"epoch {run.progress.epoch} {total!r}")
     run.close()
-    with open(f"{args.log}.done", "w") as done:
+    with open(f"{args.log}.part", "w") as done:
         done.write(digest(model.state_dict(), optimizer.state_dict(), scheduler.state_dict(), torch.get_rng_state()))
+    os.replace(f"{args.log}.part", f"{args.log}.done")  # it may be killed at any time
 
 
 def end(how: str, run: milepost.Checkpointer) -> None:
