@@ -9,6 +9,7 @@
     │   ├── LoaderError            data whose position cannot be restored
     │   └── ReferenceSyntaxError   a REF that cannot be read
     ├── MismatchError          the saved state does not fit the live objects
+    ├── NotExactError          find out what the checkpoint lacks: `milepost audit`
     ├── NotFoundError          name another run, checkpoint or path
     ├── DamagedError           use another checkpoint; this one's bytes are wrong
     ├── FormatError            update milepost, or this was never a checkpoint
@@ -163,6 +164,13 @@ class Mismatch:
 
     def __repr__(self) -> str:
         return f"Mismatch({self.path!r}, saved={self.saved!r}, here={self.here!r})"
+
+
+class NotExactError(MilepostError):
+    """Training does not continue as it did before."""
+
+    kind = "not-exact"
+    exit_code = 1
 
 
 class NotFoundError(MilepostError):

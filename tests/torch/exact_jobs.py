@@ -173,7 +173,8 @@ def script_of(recipe: Callable[[], Job], epochs: int = EPOCHS) -> Callable[[Tria
         job = recipe()
         with trial.open(**job.items) as run:
             for _ in run.epochs(epochs):
-                for number, batch in enumerate(run.batches(job.data)):
+                # After a restart the first batch of the epoch is not the first that comes.
+                for number, batch in enumerate(run.batches(job.data), run.progress.batch):
                     trial("asked")
                     loss = job.train(batch)
                     trial("trained")

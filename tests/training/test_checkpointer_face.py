@@ -19,6 +19,7 @@ Checkpointer(directory: 'str | os.PathLike[str]', *, every: 'Policy | Callable[[
 keep: 'Keep | None' = None, resume: 'str' = 'latest', state: 'Mapping[str, Any] | None' = None, \
 override: 'Mapping[str, Any] | None' = None, stage: "Literal['overlap', 'copy']" = 'overlap', \
 max_memory: 'int | None' = None, on_error: "Literal['warn', 'raise']" = 'warn', on_busy: "Literal['wait', 'skip']" = 'wait', \
+on_mismatch: "Literal['warn', 'stop']" = 'warn', \
 signals: 'Sequence[int]' = (<Signals.SIGTERM: 15>, <Signals.SIGUSR1: 10>, <Signals.SIGUSR2: 12>), \
 takeover: 'bool' = False, progress: 'bool | None' = None, **items: 'Any') -> 'None'
 __enter__() -> 'Self'

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from milepost.core.leaves import digest
 from milepost.errors import LoaderError
 from milepost.training.feeds import Feed, SequenceFeed, feed_for, is_sequence, shield
-from milepost.training.feeds_checks import digest
 from milepost.training.rng import GlobalRng
 
 
@@ -359,9 +359,7 @@ def test_digest_tells_values_apart_and_is_the_same_in_another_process() -> None:
     assert len({digest(value) for value in values}) == len(values)
     assert digest(1, digest(2)) != digest(2, digest(1))
     assert digest(object()) == digest(object())
-    code = (
-        "import numpy as np; from milepost.training.feeds_checks import digest; print(digest([1, 'a', np.arange(3.)]))"
-    )
+    code = "import numpy as np; from milepost.core.leaves import digest; print(digest([1, 'a', np.arange(3.)]))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert int(shown) == digest([1, "a", np.arange(3.0)])
 

@@ -213,7 +213,7 @@ def test_what_makes_no_sense_is_refused(options):
         Every(**options)
 
 
-@pytest.mark.parametrize("wrong", [5, "steps", object(), [Every(steps=1)]], ids=repr)
+@pytest.mark.parametrize("wrong", [5, "steps", object(), [Every(steps=1)]], ids=["number", "text", "object", "list"])
 def test_what_is_no_policy_is_refused(wrong):
     with pytest.raises(ScriptError, match="when to save"):
         start(wrong)

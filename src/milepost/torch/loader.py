@@ -14,13 +14,14 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset, default_collate, default_convert
 
+from milepost.core.leaves import digest
 from milepost.errors import LoaderError
 from milepost.torch.fetch import Fetch, Unopened
 from milepost.torch.loader_order import Order
 from milepost.torch.loader_state import LoaderStateFeed, is_torchdata
 from milepost.torch.loader_workers import copy_of, shield, stop
 from milepost.training.feeds import Feed, SequenceFeed, keeps_state, refusal
-from milepost.training.feeds_checks import Position, capture_generators, check, digest, length_of
+from milepost.training.feeds_checks import Position, capture_generators, check, length_of
 from milepost.training.feeds_iterable import ReplayFeed
 
 __all__ = ["MapFeed", "feed_for", "shield"]

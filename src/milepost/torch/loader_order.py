@@ -35,9 +35,10 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
+from milepost.core.leaves import digest
 from milepost.errors import LoaderError
 from milepost.torch.fetch import Tag
-from milepost.training.feeds_checks import Position, capture_generators, digest, restore_generators
+from milepost.training.feeds_checks import Position, capture_generators, restore_generators
 from milepost.training.generators import find_generators
 from milepost.training.rng import Course, derive, libraries
 

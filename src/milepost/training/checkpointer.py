@@ -7,19 +7,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
-from milepost.errors import ScriptError, StepError
+from milepost.errors import ScriptError
 from milepost.folder.retention import Keep
 from milepost.folder.snapshot import IO_BLOCK
 from milepost.pipeline.images import Stream
 from milepost.pipeline.persist import Pending
 from milepost.pipeline.stage import Stager
 from milepost.storage.local import LocalStorage
-from milepost.training import opening, provenance
+from milepost.training import iterate, opening, provenance
 from milepost.training.capture import Capturer
 from milepost.training.display import Display
-from milepost.training.feeds import Feed, shield
 from milepost.training.items import Item, make_item, unknown_name
-from milepost.training.loops import Batches
 from milepost.training.metrics import is_scalar
 from milepost.training.policy import Policy, start
 from milepost.training.progress import Progress
@@ -50,6 +48,8 @@ class Checkpointer:
             training waits.
         on_error: "warn" when a save fails and train on, or "raise" at the next call.
         on_busy: "wait" for a save in flight before the next, or "skip" the next.
+        on_mismatch: what to do when training goes on otherwise than an earlier attempt did after the same checkpoint: "warn", or
+            "stop" by a `NotExactError` from `step` or `epoch_end`.
         signals: numbers of signals that are answered by a save and a clean exit.
         takeover: fence an earlier attempt even if it seems alive.
         progress: show progress on stderr; None does so live on a terminal and in plain lines elsewhere.
@@ -84,6 +84,7 @@ class Checkpointer:
         max_memory: int | None = None,
         on_error: Literal["warn", "raise"] = "warn",
         on_busy: Literal["wait", "skip"] = "wait",
+        on_mismatch: Literal["warn", "stop"] = "warn",
         signals: Sequence[int] = DEFAULT,
         takeover: bool = False,
         progress: bool | None = None,
@@ -93,6 +94,7 @@ class Checkpointer:
             ("stage", stage, ("overlap", "copy")),
             ("on_error", on_error, ("warn", "raise")),
             ("on_busy", on_busy, ("wait", "skip")),
+            ("on_mismatch", on_mismatch, ("warn", "stop")),
         ):
             if value not in allowed:
                 raise ScriptError(f"{name}= is one of {', '.join(allowed)}", found=repr(value))
@@ -110,13 +112,13 @@ class Checkpointer:
         self._storage = LocalStorage(directory)
         self._keep = Keep() if keep is None else keep
         self._every = every
+        self._on_mismatch = on_mismatch
         self._saving: SavingOptions = {"stage": stage, "on_error": on_error, "on_busy": on_busy}
         self._max_memory = max_memory
         self._display = Display(progress)
         self._written_by = provenance.written_by()
         self._watch = SignalWatch(signals, self._display.warn)
         self._closed = False
-        self._shielded: dict[int, tuple[object, Iterable[Any]]] = {}
         self._now = self._open(resume, takeover, override or {}, anew=False)
         self._watch.install()
 
@@ -148,7 +150,9 @@ class Checkpointer:
                 written_by=self._written_by,
                 **self._saving,
             )
-            session = Session(opened, self._items, saver, due, self._keep, self._watch, self._display)
+            session = Session(
+                opened, self._items, saver, due, self._keep, self._watch, self._display, self._on_mismatch
+            )
         except BaseException:
             opened.attempt.end("failed")
             raise
@@ -157,12 +161,14 @@ class Checkpointer:
 
     def _say_start(self, opened: opening.Opened) -> None:
         self._display.note(f"{opened.run.where}, attempt {opened.attempt.number}: {opened.report}")
-        for line in provenance.differences(opened.written_by, self._written_by) if opened.written_by else ():
+        for line in opened.changed:
             self._display.note(f"changed since that checkpoint: {line}")
         for path, value in opened.report.overridden.items():
             self._display.note(f"override: {path} = {value!r}")
         if opened.complete:
             self._display.note("this run was complete")
+        elif opened.report.checkpoint is not None:
+            self._display.note(str(opened.report.continuation))
 
     @property
     def _session(self) -> Session:
@@ -215,30 +221,7 @@ class Checkpointer:
 
     def epochs(self, count: int) -> Iterator[int]:
         """The numbers of the epochs that are left to do, up to `count`; the first may be one that was begun before."""
-        session = self._session
-        if self._nothing_left("epochs", count):
-            return
-        session.in_epochs = True
-        try:
-            while (epoch := session.progress.epoch) < count:
-                if session.arriving and session.loops.asker is None:
-                    session.arrived()
-                session.epoch = epoch
-                session.loops.begin_epoch()
-                yield epoch
-                self._still(session)
-                if session.progress.epoch == epoch:
-                    session.end_epoch({})
-                session.boundary(None, between=True)
-        finally:
-            session.in_epochs = False
-
-    def _nothing_left(self, loop: str, count: int) -> bool:
-        """Whether a run that is complete was asked for no more than before (it may have stopped early)."""
-        session = self._session
-        before = session.opened.before
-        session.limits[loop] = count
-        return self.complete and before is not None and count <= before.limits.get(loop, 0)
+        return iterate.epochs(self._session, count)
 
     def batches(
         self, loader: Iterable[T], *, name: str = "batches", train: bool = True, replay: bool = False
@@ -254,69 +237,11 @@ class Checkpointer:
         Raises:
             LoaderError: the position of `loader` cannot be restored, or the loader is not what it was when it was saved.
         """
-        session = self._session
-        if not train:
-            return Batches(_length(loader), lambda: self._validate(loader))
-        feed, new = session.loops.feed(name, loader, replay=replay)
-        for line in feed.notes if new else ():
-            self._display.note(line)
-        return Batches(feed.length, lambda: self._pass(name, feed))
-
-    def _pass(self, name: str, feed: Feed) -> Iterator[Any]:
-        session = self._session
-        loop, asking = session.loops.begin(name, feed, inside_epoch=session.in_epochs)
-        if asking and session.arriving:
-            session.arrived()
-
-        def batches() -> Iterator[Any]:
-            try:
-                while True:
-                    self._still(session)
-                    session.ask(loop)
-                    try:
-                        batch = None if loop.over else feed.next()
-                    except StopIteration:
-                        loop.finished = True
-                    if loop.over:
-                        session.loop_ended(loop)
-                        return
-                    session.loops.handed(loop)
-                    yield batch
-            finally:
-                loop.left = True
-
-        return batches()
-
-    def _validate(self, loader: Iterable[Any]) -> Iterator[Any]:
-        kept = self._shielded.get(id(loader))
-        if kept is None:
-            kept = self._shielded[id(loader)] = (loader, shield(loader))
-        for batch in kept[1]:
-            self._session.validating()
-            yield batch
-        self._session.validating()
+        return iterate.batches(self._session, loader, name, train=train, replay=replay)
 
     def steps(self, count: int) -> Iterator[int]:
         """The numbers of the steps that are left to do, up to `count`, for loops without a loader."""
-        session = self._session
-        if self._nothing_left("steps", count):
-            return
-        if session.arriving and session.loops.asker is None:
-            session.arrived()
-        session.in_steps = True
-        try:
-            while (step := session.progress.step) < count:
-                called = session.calls
-                yield step
-                if session.calls == called:
-                    raise StepError(
-                        "run.step was not called in the body of run.steps",
-                        where="run.steps",
-                        hint="call run.step() once per turn",
-                    )
-                session.boundary(None)
-        finally:
-            session.in_steps = False
+        return iterate.steps(self._session, count)
 
     def step(self, *, step: int | None = None, **values: Any) -> None:
         """One optimizer step is done: count it, and take a save if one is due.
@@ -394,12 +319,6 @@ class Checkpointer:
             self._display.close()
             raise
 
-    def _still(self, session: Session) -> None:
-        if self._now is not session:
-            raise ScriptError(
-                "a loop went on after run.restore", where="run.batches", hint="leave the loop (break) after run.restore"
-            )
-
     # -- the end --------------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
@@ -431,7 +350,8 @@ class Checkpointer:
         if problem is None:
             if failed is not None:
                 raise failure(failed)
-            session.check_best_came()
+            if session.calls:
+                session.best.check_came()
 
     def __enter__(self) -> Self:
         return self
@@ -440,10 +360,3 @@ class Checkpointer:
         self, kind: type[BaseException] | None, problem: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._close(problem)
-
-
-def _length(loader: object) -> int | None:
-    try:
-        return len(loader)  # type: ignore[arg-type]
-    except TypeError:
-        return None

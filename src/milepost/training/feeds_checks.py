@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
 from typing import Any, cast
-
-import numpy as np
-import xxhash
 
 from milepost.errors import LoaderError
 from milepost.training.rng import capture_generator, restore_generator
@@ -41,48 +37,6 @@ def length_of(loader: object) -> int | None:
         return len(cast("Any", loader))
     except (TypeError, NotImplementedError, AttributeError):
         return None
-
-
-def digest(value: object, before: int = 0) -> int:
-    """64 bits that tell whether nested plain values and arrays are the same as in another process, chained to `before`.
-
-    Arrays of frameworks are read through ``__array__``. Of anything else only the class counts.
-    """
-    hasher = xxhash.xxh3_64(seed=before)
-    _digest(hasher, value)
-    return hasher.intdigest()
-
-
-def _digest(hasher: xxhash.xxh3_64, value: object) -> None:
-    if value is None or isinstance(value, (bool, int, float, complex, str, bytes, np.generic)):
-        hasher.update(f"{type(value).__name__} {value!r};".encode())
-    elif isinstance(value, Mapping):
-        hasher.update(f"mapping {len(value)};".encode())
-        for pair in value.items():
-            _digest(hasher, pair)
-    elif isinstance(value, (list, tuple)):
-        hasher.update(f"sequence {len(value)};".encode())
-        for item in value:
-            _digest(hasher, item)
-    elif is_dataclass(value) and not isinstance(value, type):
-        _digest(hasher, {field.name: getattr(value, field.name) for field in fields(value)})
-    else:
-        array = _array(value)
-        if array is None:
-            hasher.update(f"{type(value).__qualname__};".encode())
-        else:
-            hasher.update(f"array {array.dtype.str} {array.shape};".encode())
-            hasher.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-
-
-def _array(value: object) -> np.ndarray[Any, Any] | None:
-    if not hasattr(value, "__array__"):
-        return None
-    try:
-        array = np.asarray(value)
-    except (TypeError, ValueError, RuntimeError):  # on an accelerator, or of a type NumPy has not
-        return None
-    return None if array.dtype.hasobject else array
 
 
 def capture_generators(generators: Mapping[str, object]) -> dict[str, object]:

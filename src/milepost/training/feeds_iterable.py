@@ -6,8 +6,9 @@ import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast
 
+from milepost.core.leaves import digest
 from milepost.errors import LoaderError
-from milepost.training.feeds_checks import Position, capture_generators, check, digest, length_of, restore_generators
+from milepost.training.feeds_checks import Position, capture_generators, check, length_of, restore_generators
 from milepost.training.generators import find_generators
 from milepost.training.rng import Course, draw_all
 

@@ -6,12 +6,12 @@ is when a checkpoint is taken depends on which loop asks for its next batch at t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from milepost.errors import LoaderError
-from milepost.training.feeds import Feed, feed_for
+from milepost.training.feeds import Feed, feed_for, shield
 
 
 @dataclass(eq=False)
@@ -54,6 +54,7 @@ class Loops:
     def __init__(self) -> None:
         self._feeds: dict[str, tuple[object, Feed]] = {}
         self._loops: dict[str, Loop] = {}
+        self._untracked: dict[int, tuple[object, Iterable[Any]]] = {}
         self._clock = 0
         self._last_step = self._epoch_began = 0
         self._renewed: set[str] = set()
@@ -78,6 +79,13 @@ class Loops:
         made = feed_for(loader, replay=replay)
         self._feeds[name] = (loader, made)
         return made, True
+
+    def untracked(self, loader: Iterable[Any]) -> Iterable[Any]:
+        """`loader` as it is to be iterated over where no position is kept; the same from pass to pass."""
+        known = self._untracked.get(id(loader))
+        if known is None:
+            known = self._untracked[id(loader)] = (loader, shield(loader))
+        return known[1]
 
     def begin(self, name: str, feed: Feed, *, inside_epoch: bool) -> tuple[Loop, bool]:
         """Start a pass, or continue the saved one.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from milepost.core import values
@@ -21,9 +21,12 @@ from milepost.folder.run import Listed, RunFolder
 from milepost.folder.sharing import Base
 from milepost.pipeline.stage import Stager
 from milepost.storage.base import Storage, storage_error
+from milepost.training.continuation import Continuation, what_came_after
 from milepost.training.items import RESERVED, Item
+from milepost.training.provenance import differences
 from milepost.training.restore import LoadedItem, ResumeReport, choose, put_back
 
+BRANCH = "a branch begins here"
 FALLS_BACK = ("latest", "good")
 
 
@@ -40,7 +43,8 @@ class Opened:
     before: Record | None = None
     complete: bool = False
     """Whether the run had ended cleanly at the checkpoint that was restored."""
-    written_by: Mapping[str, Any] = field(default_factory=dict)
+    changed: Sequence[str] = ()
+    """What is not as it was when that checkpoint was written: script, arguments, versions ..."""
 
 
 def open_run(
@@ -177,9 +181,13 @@ def _restore(
     attempt.record.overrides = {**applied, **asked}
     base = Base(listed.folder, checkpoint.manifest) if source is run else None
     newer = tuple((folder, reason) for folder, reason in passed_over if (names.parse_step(folder) or 0) >= listed.step)
-    report = ResumeReport(listed, attempt.number, newer, overridden=fresh)
+    parent, overrides = attempt.record.parent, attempt.record.overrides
+    continuation = what_came_after(run.storage, records, parent, overrides) if records else Continuation(why_not=BRANCH)
+    report = ResumeReport(listed, attempt.number, newer, overridden=fresh, continuation=continuation)
     complete = before is not None and before.ended == "complete" and before.step == listed.step
-    return Opened(run, attempt, report, own, base, before, complete, checkpoint.manifest.written_by)
+    written_by = checkpoint.manifest.written_by
+    changed = differences(written_by, attempt.record.written_by) if written_by else ()
+    return Opened(run, attempt, report, own, base, before, complete, changed)
 
 
 _ABSENT = object()

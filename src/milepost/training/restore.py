@@ -26,6 +26,7 @@ from milepost.errors import (
 from milepost.folder.checkpoint import READ_ROOM, Checkpoint, item_of
 from milepost.folder.run import Listed, RunFolder
 from milepost.storage.pages import Pages
+from milepost.training.continuation import Continuation
 from milepost.training.items import RESERVED, Item, StatefulItem
 
 Allocate = Callable[[str, int], memoryview]
@@ -34,13 +35,15 @@ Allocate = Callable[[str, int], memoryview]
 
 @dataclass(frozen=True)
 class ResumeReport:
-    """What a restore did: the checkpoint it took, those it passed over and why, and what else a person should know."""
+    """What a restore did: the checkpoint it took, those it passed over and why, whether training is seen to continue from
+    there exactly (`continuation`, which knows more with every step), and what else a person should know."""
 
     checkpoint: Listed | None = None
     attempt: int = 0
     passed_over: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     overridden: Mapping[str, Any] = field(default_factory=dict)
+    continuation: Continuation = field(default_factory=Continuation)
 
     def __str__(self) -> str:
         if self.checkpoint is None:

@@ -8,15 +8,23 @@ the next boundary.
 
 from __future__ import annotations
 
-import math
+import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
-from milepost.errors import LoaderError, MetricError, StepError, UnknownItemError
+from milepost.errors import (
+    LoaderError,
+    MilepostWarning,
+    NotExactError,
+    ScriptError,
+    StepError,
+    UnknownItemError,
+)
 from milepost.folder.retention import Keep
 from milepost.folder.snapshot import Position
 from milepost.pipeline.persist import Pending
 from milepost.pipeline.stage import Captured
+from milepost.training.best import Best
 from milepost.training.cost import SaveCost
 from milepost.training.display import Display
 from milepost.training.items import Item, ValueItem
@@ -54,9 +62,12 @@ class Session:
         keep: Keep,
         watch: SignalWatch,
         display: Display,
+        on_mismatch: Literal["warn", "stop"],
     ) -> None:
         self.opened, self.items, self.saver, self.keep = opened, items, saver, keep
         self.watch, self.display = watch, display
+        self.current = True
+        """Whether the run is in this session, and was not taken back to a checkpoint by ``run.restore``."""
         self.metrics = Metrics()
         self.progress = Progress(attempt=opened.attempt.number, metrics=self.metrics)
         self.loops = Loops()
@@ -72,6 +83,7 @@ class Session:
         self._due = due
         self._cost = SaveCost(lambda: saver.stall_seconds)
         self._trace = Trace(opened.run.storage, opened.attempt.number)
+        self._continuation, self._on_mismatch = opened.report.continuation, on_mismatch
         self._wanted = False
         self._unsaved = False
         self._stepped = False
@@ -84,11 +96,9 @@ class Session:
         self._loop_end: Marked | None = None
         """The state at the end of the batch loop, for a signal that comes during validation."""
         self._pending_rng: Mapping[str, Any] | None = None
-        self._metrics_seen: set[str] = set()
         self._epoch_metrics: set[str] = set()
         """Those that came at the end of an epoch, and so belong to no other step."""
-        self._best: float | None = None
-        """The best value so far of the metric that decides what is best."""
+        self.best = Best(keep.best_by, display.warn)
         if opened.own is not None:
             self._take_own(opened.own)
         self._due.begin(self.progress)
@@ -104,16 +114,14 @@ class Session:
             "data": dict(data),
             "vars": self.vars,
             "gradients": self.saver.gradients() if self._accumulating else {},
-            "best": None if self.keep.best_by is None else [self.keep.best_by.metric, self._best],
+            "best": self.best.capture(),
         }
 
     def _take_own(self, own: Mapping[str, Any]) -> None:
         where = own["progress"]
         self.progress.move(where["step"], where["epoch"], where["batch"], Phase(own["phase"]))
         self.vars = own["vars"]
-        best, by = own.get("best"), self.keep.best_by
-        if best is not None and by is not None and best[0] == by.metric:
-            self._best = best[1]
+        self.best.restore(own.get("best"))
         self.loops.resume(own["data"])
         self.saver.put_gradients(own.get("gradients", {}))
         self._accumulating = any(own.get("gradients", {}).values())
@@ -169,7 +177,7 @@ class Session:
                 item.object = value
                 self._stale.discard(name)
         self.metrics.update({name: value for name, value in values.items() if name not in self.items})
-        self._metrics_seen |= values.keys() - self.items.keys()
+        self.best.came(values.keys() - self.items.keys())
         counted = self.saver.stepped()
         self._accumulating = not counted
         if counted or to is not None:
@@ -177,11 +185,12 @@ class Session:
             self._stepped = self._unsaved = True
             if self._due.due(self.progress, at_epoch_end=False):
                 self._wanted = True
-            self._trace.write(self.progress.step, self.progress.epoch, self.progress.batch, self.metrics.read_cheap())
         self._loop_end = None
         self.loops.stepped()
         self._cost.stepped(busy=self.saver.busy)
         self.display.update(self.progress, self.loops.length)
+        if counted or to is not None:
+            self._record(values)
         if not (self.loops.open or self.in_steps or (self.in_epochs and self.loops.any)):
             self.boundary(None)
 
@@ -190,7 +199,7 @@ class Session:
         if self.in_epochs and self.progress.epoch != self.epoch:
             raise StepError("run.epoch_end was called twice in one epoch", where=f"epoch {self.epoch}")
         self.metrics.update(values)
-        self._metrics_seen |= values.keys()
+        self.best.came(values)
         self._epoch_metrics |= values.keys()
         self.loops.end_epoch()
         self._loop_end = None
@@ -198,34 +207,50 @@ class Session:
         self._unsaved = True
         self.progress.move(epoch=self.progress.epoch + 1, batch=0, phase=Phase.EPOCH_ENDED)
         self.display.update(self.progress)
-        if self._due.due(self.progress, at_epoch_end=True) or self._is_new_best(values):
+        self._record(values, ended=True)
+        new_best = self.best.improves(values, lambda name: self.metrics.read()[name], self.progress.step)
+        if self._due.due(self.progress, at_epoch_end=True) or new_best:
             self._wanted = True
 
-    def _is_new_best(self, values: Mapping[str, Any]) -> bool:
-        by = self.keep.best_by
-        if by is None:
-            return False
-        if by.metric not in values:
-            if by.metric not in self._metrics_seen:
-                self.display.warn(f"Keep(best={by.metric!r}): no metric of that name has come yet")
-            return False
-        value = self.metrics.read()[by.metric]
-        if math.isnan(value):
-            self.display.warn(f"{by.metric} is NaN at step {self.progress.step}: this checkpoint cannot be the best")
-            return False
-        better = self._best is None or (value < self._best if by.mode == "min" else value > self._best)
-        if better:
-            self._best = value
-        return better
+    def handed(self, loop: Loop, batch: object) -> None:
+        """`loop` hands out `batch`."""
+        self.loops.handed(loop)
+        self._trace.handed(batch)
 
-    def check_best_came(self) -> None:
-        """`MetricError` if the metric that decides what is best never came."""
-        by = self.keep.best_by
-        if by is not None and self.calls and by.metric not in self._metrics_seen and self._best is None:
-            raise MetricError(
-                f"Keep(best={by.metric!r}): no metric of that name ever came",
-                found=", ".join(sorted(self._metrics_seen)) or "no metric at all",
-                hint=f"pass it where it is known: run.epoch_end({by.metric}=...)",
+    def _record(self, values: Mapping[str, Any], *, ended: bool = False) -> None:
+        """Write the step, or the end of the epoch, into the trace, and compare it with what is on record from before."""
+        where, known = self.progress, self.metrics.read_cheap()
+        metrics = {name: known[name] for name in values if name in known}
+        line = self._trace.write(where.step, where.epoch, where.batch, metrics, ended=ended)
+        continuation = self._continuation
+        if continuation.state != "checking":
+            return
+        found = continuation.compare(line)
+        if found is not None:
+            self._differs(found)
+        elif continuation.state != "checking":
+            self.display.note(str(continuation))
+
+    def _differs(self, found: NotExactError) -> None:
+        if self.opened.changed:
+            self.display.note(f"{found}\n  (it was changed since that checkpoint: {'; '.join(self.opened.changed)})")
+        elif self._on_mismatch == "stop":
+            raise found
+        else:
+            self.display.warn(str(found))
+            warnings.warn(str(found), MilepostWarning, stacklevel=4)
+
+    def nothing_left(self, loop: str, count: int) -> bool:
+        """Whether a run that is complete was asked for no more than before (it may have stopped early)."""
+        before = self.opened.before
+        self.limits[loop] = count
+        return self.opened.complete and before is not None and count <= before.limits.get(loop, 0)
+
+    def check_current(self) -> None:
+        """A loop of this session goes on: `ScriptError` if the run does not stand here any more."""
+        if not self.current:
+            raise ScriptError(
+                "a loop went on after run.restore", where="run.batches", hint="leave the loop (break) after run.restore"
             )
 
     # -- boundaries -----------------------------------------------------------------------------------------------------------
@@ -344,6 +369,10 @@ class Session:
 
     def end(self, how: str) -> None:
         """Record how the attempt ended and let go of the run."""
+        self.current = False
+        if self._continuation.state == "checking":
+            self._continuation.close()
+            self.display.note(str(self._continuation))
         attempt = self.opened.attempt
         attempt.record.step, attempt.record.limits = self.progress.step, self.limits
         try:
