@@ -18,7 +18,8 @@
     ├── BusyError              wait, or take over
     │   ├── RunBusy           another attempt is alive
     │   └── RunFenced         a newer attempt has taken over: this one must stop
-    └── SaveFailedError        the newest save is not on disk
+    ├── SaveFailedError        the newest save is not on disk
+    └── AuditError             `milepost audit` could not answer
 
 Each class has a stable `kind` (shown in ``--json``) and an `exit_code` for the command line.
 Foreign exceptions never leak: they are the `__cause__`.
@@ -231,3 +232,9 @@ class SaveFailedError(MilepostError):
 
     kind = "save-failed"
     exit_code = 9
+
+
+class AuditError(MilepostError):
+    """An audit could not answer: the script fails, or does nothing that can be observed."""
+
+    kind = "audit"

@@ -42,6 +42,7 @@ def test_the_kinds_and_exit_codes_of_errors() -> None:
         "LoaderError": ("loader", 2),
         "ReferenceSyntaxError": ("reference", 2),
         "MismatchError": ("mismatch", 2),
+        "AuditError": ("audit", 3),
         "NotExactError": ("not-exact", 1),
         "NotFoundError": ("not-found", 4),
         "DamagedError": ("damaged", 5),

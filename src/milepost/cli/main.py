@@ -17,6 +17,7 @@ import typer.core
 import typer.main
 
 from milepost.cli import failures, shells, terminal
+from milepost.cli.audit import audit
 from milepost.cli.cat import cat
 from milepost.cli.ls import ls
 from milepost.cli.pin import pin
@@ -103,6 +104,7 @@ def _help(command: Callable[..., Any]) -> str:
 _COMMANDS: dict[str, list[Callable[..., int]]] = {
     "Look into runs and checkpoints": [ls, show, cat, verify],
     "Keep and remove checkpoints": [tag, pin, prune],
+    "Prove that a script resumes": [audit],
 }
 for _group, _commands in _COMMANDS.items():
     for _command in _commands:

@@ -32,7 +32,7 @@ PLAIN = (
     datetime.timedelta, pathlib.PurePath, range, slice, type,
 )  # fmt: skip
 
-Children = Callable[[Any], "Mapping[Any, Any] | None"]
+Children = Callable[[Any, str], "Mapping[Any, Any] | None"]
 
 
 class Leaf(NamedTuple):
@@ -74,7 +74,7 @@ def leaves(value: object, path: str = "", children: Children | None = None) -> I
     Args:
         value: anything.
         path: of `value` itself.
-        children: gives what an object of another class holds, by name, and None where it is a leaf.
+        children: gives what an object of another class, at a path, holds, by name, and None where it is a leaf.
 
     Example:
         >>> [(leaf.path, leaf.value) for leaf in leaves({"a": [1, 2], "b": "x"})]
@@ -95,7 +95,7 @@ def leaves(value: object, path: str = "", children: Children | None = None) -> I
             except NotStorableError:
                 yield Leaf(here, one, opaque=True)
             continue
-        inside = _inside(one, children) if depth < DEEPEST and left > 0 else None
+        inside = _inside(one, here, children) if depth < DEEPEST and left > 0 else None
         if inside is None:
             yield Leaf(here, one, opaque=True)
         elif not inside:
@@ -106,7 +106,7 @@ def leaves(value: object, path: str = "", children: Children | None = None) -> I
             waiting += reversed(found)
 
 
-def _inside(value: Any, children: Children | None) -> list[tuple[Any, Any]] | None:
+def _inside(value: Any, path: str, children: Children | None) -> list[tuple[Any, Any]] | None:
     """The values directly in `value` by key; None where it is a leaf."""
     if isinstance(value, Mapping):
         return list(value.items())
@@ -118,7 +118,7 @@ def _inside(value: Any, children: Children | None) -> list[tuple[Any, Any]] | No
         return list(enumerate(sorted(value, key=repr)))
     if is_dataclass(value) and not isinstance(value, type):
         return [(one.name, getattr(value, one.name, None)) for one in fields(value)]
-    held = children(value) if children is not None else None
+    held = children(value, path) if children is not None else None
     return None if held is None else list(held.items())
 
 

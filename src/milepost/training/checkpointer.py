@@ -14,7 +14,7 @@ from milepost.pipeline.images import Stream
 from milepost.pipeline.persist import Pending
 from milepost.pipeline.stage import Stager
 from milepost.storage.local import LocalStorage
-from milepost.training import iterate, opening, provenance
+from milepost.training import iterate, opening, provenance, watching
 from milepost.training.capture import Capturer
 from milepost.training.display import Display
 from milepost.training.items import Item, make_item, unknown_name
@@ -107,6 +107,10 @@ class Checkpointer:
         twice = items.keys() & (state or {}).keys()
         if twice:
             raise ScriptError("an item is given twice, in state= and by name", found=", ".join(sorted(twice)))
+        self._watcher = watching.find()
+        if self._watcher is not None:
+            asked = watching.Opening(directory, every, keep, resume)
+            directory, every, keep, resume = self._watcher.open(asked)
         self._items: dict[str, Item] = {name: make_item(name, one) for name, one in {**items, **(state or {})}.items()}
         Capturer().items(self._items.values(), ())  # what cannot be stored is said now, not at the first save
         self._storage = LocalStorage(directory)
@@ -151,7 +155,15 @@ class Checkpointer:
                 **self._saving,
             )
             session = Session(
-                opened, self._items, saver, due, self._keep, self._watch, self._display, self._on_mismatch
+                opened,
+                self._items,
+                saver,
+                due,
+                self._keep,
+                self._watch,
+                self._display,
+                self._watcher,
+                on_mismatch=self._on_mismatch,
             )
         except BaseException:
             opened.attempt.end("failed")
@@ -306,6 +318,8 @@ class Checkpointer:
             MismatchError: it does not fit; no object was changed.
         """
         session = self._session
+        if self._watcher is not None:
+            self._watcher.goes_back(session)
         session.saver.wait()
         opening.find(session.opened.run, which)  # if there is nothing to go back to, the run goes on as it is
         session.saver.close()

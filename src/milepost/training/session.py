@@ -37,6 +37,7 @@ from milepost.training.rng import GlobalRng
 from milepost.training.saver import Marked, Saver
 from milepost.training.signals import SignalWatch
 from milepost.training.trace import Trace
+from milepost.training.watching import Watcher
 
 STOPPED = 75
 """Exit code after a signal was answered with a save (EX_TEMPFAIL of sysexits.h): run the same command again."""
@@ -62,10 +63,12 @@ class Session:
         keep: Keep,
         watch: SignalWatch,
         display: Display,
+        watcher: Watcher | None,
+        *,
         on_mismatch: Literal["warn", "stop"],
     ) -> None:
         self.opened, self.items, self.saver, self.keep = opened, items, saver, keep
-        self.watch, self.display = watch, display
+        self.watch, self.display, self._watcher = watch, display, watcher
         self.current = True
         """Whether the run is in this session, and was not taken back to a checkpoint by ``run.restore``."""
         self.metrics = Metrics()
@@ -79,7 +82,7 @@ class Session:
         self.epoch = 0
         """The epoch that ``run.epochs`` is in."""
         self._warned = False
-        self._rng = GlobalRng()
+        self.rng = GlobalRng()
         self._due = due
         self._cost = SaveCost(lambda: saver.stall_seconds)
         self._trace = Trace(opened.run.storage, opened.attempt.number)
@@ -103,6 +106,8 @@ class Session:
             self._take_own(opened.own)
         self._due.begin(self.progress)
         self._steps_at_save = self.progress.step
+        if watcher is not None:
+            watcher.began(self)
 
     # -- the own state ------------------------------------------------------------------------------------------------------
 
@@ -110,7 +115,7 @@ class Session:
         return {
             "progress": {"step": self.progress.step, "epoch": self.progress.epoch, "batch": self.progress.batch},
             "phase": str(self.progress.phase),
-            "rng": self._rng.capture(),
+            "rng": self.rng.capture(),
             "data": dict(data),
             "vars": self.vars,
             "gradients": self.saver.gradients() if self._accumulating else {},
@@ -132,7 +137,7 @@ class Session:
     def restore_rng(self) -> None:
         """Put the saved random state back: now the script stands where it stood when the state was captured."""
         if self._pending_rng is not None:
-            absent = self._rng.restore(self._pending_rng)
+            absent = self.rng.restore(self._pending_rng)
             if absent:
                 self.display.note(
                     f"random state of {', '.join(absent)} is kept for when they are back: they are not here"
@@ -142,6 +147,7 @@ class Session:
         """Restore the random state a last time: the place where the state was captured is reached."""
         self.restore_rng()
         self._pending_rng = None
+        self._observe(self.loops.asker or "")
 
     @property
     def arriving(self) -> bool:
@@ -216,6 +222,8 @@ class Session:
         """`loop` hands out `batch`."""
         self.loops.handed(loop)
         self._trace.handed(batch)
+        if self._watcher is not None:
+            self._watcher.handed(self, loop.name, batch)
 
     def _record(self, values: Mapping[str, Any], *, ended: bool = False) -> None:
         """Write the step, or the end of the epoch, into the trace, and compare it with what is on record from before."""
@@ -260,6 +268,7 @@ class Session:
         ready = loop.handed == 0 or self._stepped
         self.loops.asked(loop)
         self.progress.move(batch=loop.handed)
+        self._observe(loop.name)
         if ready:
             self.boundary(loop)
         self._stepped = False
@@ -273,6 +282,7 @@ class Session:
             self.progress.move(phase=Phase.BATCHES_DONE)
             own = self._own_state(self.loops.positions(self.loops.done_now(), loop))
             self._loop_end = self.saver.mark(self.position(), self._metrics_at(self.position()), own)
+        self._observe(loop.name)
         self.boundary(loop, between=True)
         self._stepped = False
 
@@ -290,6 +300,8 @@ class Session:
 
     def boundary(self, asker: Loop | None, *, between: bool = False) -> None:
         """Save if that was asked for and is possible here; stop if a signal came. `between`: a pass or an epoch has just ended."""
+        if asker is None:
+            self._observe("")
         torn = self.saver.check_torn()
         signalled = self.watch.received is not None
         if not (self._wanted or torn or signalled):
@@ -304,6 +316,14 @@ class Session:
             self._save(self.position(), self._own_state(data), must=signalled)
         if signalled:
             self._stop()
+
+    def want_save(self) -> None:
+        """Save at this boundary, or the next that can be saved at, whether or not anything is new."""
+        self._wanted = self._unsaved = True
+
+    def _observe(self, asker: str) -> None:
+        if self._watcher is not None and not (self.arriving and self.loops.asker is not None):
+            self._watcher.observe(self, asker)
 
     def save_now(self) -> Pending | None:
         """A save that the script asked for, wherever it stands."""
@@ -335,6 +355,8 @@ class Session:
                 + ", ".join(f"{name}={name}" for name in sorted(self._stale))
                 + "); keep constants and counters in run.vars",
             )
+        if self._watcher is not None and not self._watcher.saves:
+            return None
         cost = self._cost.save_begins()
         if cost is not None:
             self._due.cost(cost)
@@ -370,6 +392,8 @@ class Session:
     def end(self, how: str) -> None:
         """Record how the attempt ended and let go of the run."""
         self.current = False
+        if self._watcher is not None:
+            self._watcher.ended(self)
         if self._continuation.state == "checking":
             self._continuation.close()
             self.display.note(str(self._continuation))

@@ -1,0 +1,113 @@
+"""Likely causes of a resume that is not exact, with what to do about each, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from milepost.auditing.compare import Parting, Suspect
+from milepost.auditing.records import Kept, how_much
+
+BESIDE = "DataLoader read at"
+"""How the loops begin that are no ``run.batches``."""
+_AVERAGES = ("ema", "averag", "swa", "shadow", "teacher", "target", "polyak")
+_OBJECTS = {
+    "optimizer": "the optimizer",
+    "scheduler": "the scheduler",
+    "scaler": "the gradient scaler",
+    "generator": "the random generator",
+    "metric": "a metric accumulator,",
+}
+MOST = 6
+
+
+class Cause(NamedTuple):
+    """`path` is the variable, as in ``main()/scheduler``; `text` says what is the matter and how to mend it."""
+
+    path: str
+    text: str
+
+
+def causes(parting: Parting | None, found: Sequence[Suspect], kept: Kept) -> list[Cause]:
+    """What is likely to be the matter, the most likely first.
+
+    Args:
+        parting: where the resumed process differs; None if it does only beside the state.
+        found: what of the script was not brought back.
+        kept: samples of values.
+    """
+    named = [Cause(one.path, _suspect(one, kept)) for one in found]
+    if parting is None:
+        return named[:MOST]
+    match parting.aspect:
+        case "batches" if parting.loop is not None and parting.loop.startswith(BESIDE):
+            text = f"the loader is not run.batches ({parting.loop}): read it through run.batches(loader)"
+            named = [Cause(parting.loop, text), *named]
+        case "batches" if not named:
+            named = [Cause("", f"{_BATCH}: the data of {parting.loop!r} depends on something that is not in the state")]
+        case "rng":
+            named += [Cause("rng", _rng(sorted({leaf.path.split("/")[1] for leaf in parting.leaves})))]
+        case "state" if parting.after == 0:
+            names = sorted({leaf.path.partition("/")[0] for leaf in parting.leaves})
+            named = [Cause(name, _not_itself(name)) for name in names] + named
+        case "place" if not named:
+            named = [Cause("", "the loop goes otherwise: a counter or a condition of the script is not in the state")]
+        case _ if not named:
+            named = [Cause("", _UNKNOWN)]
+        case _:
+            pass
+    return named[:MOST]
+
+
+_BATCH = "another batch is handed out"
+_UNKNOWN = (
+    "something that the step depends on is not in the state, and is none of the variables and objects that could be looked "
+    "into: a file, a C extension, the time, a global of a library"
+)
+
+
+def _rng(libraries: list[str]) -> str:
+    who = {"python": "Python's random", "numpy": "numpy's global RNG", "torch": "torch's global RNG"}
+    names = " and ".join(who.get(name, f"{name}'s global RNG") for name in libraries)
+    return (
+        f"{names} was drawn from, or seeded, otherwise than without the restart: in the dataset, or by code that depends on when "
+        "the process began"
+    )
+
+
+def _not_itself(name: str) -> str:
+    return (
+        f"{name!r} does not come back as it was saved: its load_state_dict forgets or changes something, or the script changes "
+        "it after the restore"
+    )
+
+
+def _suspect(one: Suspect, kept: Kept) -> str:
+    scope, _, rest = one.path.partition("/")
+    name = rest.replace("/", ".")
+    place = "" if scope == "__main__" else f" of {scope}"
+    short = name.rpartition(".")[2] or name
+    if not short.isidentifier():
+        short = "name"
+    if one.kind in _OBJECTS:
+        fix = f"Checkpointer(..., {short}={name})"
+        return f"{_OBJECTS[one.kind]} `{name}`{place} is not in the state: give it to {fix}"
+    if one.kind == "state":
+        attributes = sorted({leaf.path[len(one.path) + 1 :].split("/")[0] for leaf in one.leaves})
+        which = ", ".join(f"`{name}.{attribute}`" for attribute in attributes)
+        return (
+            f"{which}{place} changes and is not in the module's state_dict: make it a persistent buffer (register_buffer), or "
+            "keep it in run.vars"
+        )
+    if one.kind == "module":
+        what = "EMA not registered:" if any(word in name.lower() for word in _AVERAGES) else "the module"
+        return f"{what} `{name}`{place} changes and is not in the state: give it to Checkpointer(..., {short}={name})"
+    if one.kind in ("sampler", "dataset", "loader"):
+        fix = "set it from run.progress.epoch, or keep it in run.vars"
+        return f"the {one.kind} `{name}`{place} changes and is not in the state: {fix}"
+    difference = how_much(kept, one.leaves[0].before, one.leaves[0].now)
+    told = f" ({difference})" if difference else ""
+    if any(word in name.lower() for word in _AVERAGES):
+        fix = "give it to Checkpointer, or keep it in run.vars"
+        return f"EMA not registered: `{name}`{place} is not in the state{told}: {fix}"
+    return f"`{name}`{place} is carried from step to step and is not in the state{told}: keep it in run.vars"

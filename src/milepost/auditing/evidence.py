@@ -1,0 +1,202 @@
+"""What a script keeps beside the state: its live variables and the objects behind them. A difference in there is a cause.
+
+Only the script's own code is looked at: the frames on the stack, modules that are neither installed nor of the standard
+library, objects of the classes they define, and the few kinds of framework objects that are known to carry state.
+"""
+
+from __future__ import annotations
+
+import enum
+import importlib
+import sys
+import sysconfig
+from collections.abc import Collection, Iterator, Mapping
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from types import CodeType, FrameType, FunctionType, GeneratorType, MethodType, ModuleType
+from typing import Any, Protocol, cast
+
+import milepost
+from milepost.auditing.liveness import global_names, live_names
+from milepost.core.leaves import Leaf, leaves
+from milepost.core.paths import escape
+from milepost.training.rng import capture_generator, is_generator
+
+MOST_FRAMES, MOST_LEAVES = 50, 2000
+"""Functions on the stack that are looked at, and leaves below one variable."""
+_INSTALLED = tuple({
+    str(Path(path).resolve()) + "/"
+    for name in ("stdlib", "platstdlib", "purelib", "platlib")
+    if (path := sysconfig.get_path(name))
+} | {str(Path(milepost.__file__).resolve().parent) + "/"})  # fmt: skip
+
+FRAMEWORKS = {"torch": "milepost.torch.watching"}
+"""Loaded module -> module with the members of `Framework`."""
+
+
+class Framework(Protocol):
+    """What an adapter knows about the objects of its framework."""
+
+    def look_into(self, value: Any, *, is_item: bool) -> tuple[str, Mapping[str, Any]] | None:
+        """What kind of object `value` is and what it holds; of an item of the run only what its state does not have. None where
+        it is nothing that is known."""
+
+
+@lru_cache(maxsize=10_000)
+def is_own(file: str) -> bool:
+    """Whether `file` is the script's own code, rather than installed."""
+    if not file or file.startswith("<"):
+        return False
+    path = str(Path(file).resolve())
+    return not path.startswith(_INSTALLED) and "/site-packages/" not in path and "/dist-packages/" not in path
+
+
+def own_frames() -> Iterator[FrameType]:
+    """The frames of the script's own code on this thread's stack, the innermost first."""
+    frame: FrameType | None = sys._getframe(1)
+    for _ in range(MOST_FRAMES * 10):
+        if frame is None:
+            return
+        if is_own(frame.f_code.co_filename):
+            yield frame
+        frame = frame.f_back
+
+
+class Evidence:
+    """Looks at the script.
+
+    Args:
+        items: the objects that are in the state.
+    """
+
+    def __init__(self, items: Collection[Any]) -> None:
+        self._items = {id(one) for one in items}
+        self._visited: set[int] = set()
+        self._kinds: dict[str, str] = {}
+        self._told: set[str] = set()
+
+    def look(self) -> Iterator[Leaf]:
+        """Every leaf of every live variable, by a path that begins with the function or module it belongs to."""
+        self._visited, self._kinds = set(), {}
+        for label, name, value in self._roots():
+            if not _is_boring(value):
+                yield from islice(leaves(value, f"{label}/{escape(name)}", self._children), MOST_LEAVES)
+
+    def new_kinds(self) -> dict[str, str]:
+        """What the objects on the paths of the last look are, as far as it was not told before."""
+        new = {path: kind for path, kind in self._kinds.items() if path not in self._told}
+        self._told |= new.keys()
+        return new
+
+    def _roots(self) -> Iterator[tuple[str, str, Any]]:
+        read: set[str] = set()
+        modules = _own_modules()
+        for module in modules:
+            for value in list(vars(module).values()):
+                read |= _reads(value)
+        running = set()
+        for frame in islice(own_frames(), MOST_FRAMES):
+            live = live_names(frame)
+            if frame.f_locals is frame.f_globals:
+                running.add(id(frame.f_globals))
+                live |= read
+            for name in sorted(live & frame.f_locals.keys()):
+                yield _label(frame), name, frame.f_locals[name]
+        for module in modules:
+            if id(vars(module)) not in running:
+                for name, value in sorted(vars(module).items()):
+                    if not name.startswith("__"):
+                        yield module.__name__, name, value
+        for module in modules:
+            for name, value in sorted(vars(module).items()):
+                if isinstance(value, type) and value.__module__ == module.__name__ and not issubclass(value, enum.Enum):
+                    for attribute, held in sorted(vars(value).items()):
+                        if not attribute.startswith("__") and not callable(held) and not hasattr(held, "__get__"):
+                            yield f"{module.__name__}/{name}", attribute, held
+
+    def _children(self, value: Any, path: str) -> Mapping[Any, Any] | None:
+        """What an object holds; nothing for one that was visited before or belongs to milepost."""
+        if id(value) in self._visited or isinstance(value, (ModuleType, type)):
+            return {}
+        self._visited.add(id(value))
+        is_item = id(value) in self._items
+        for name, home in FRAMEWORKS.items():
+            if name in sys.modules:
+                found = cast("Framework", importlib.import_module(home)).look_into(value, is_item=is_item)
+                if found is not None:
+                    return self._of_kind(path, *found)
+        cls = type(value)
+        if is_item or cls.__module__.partition(".")[0] == "milepost":
+            return {}
+        if is_generator(value):
+            return self._of_kind(path, "generator", {"state": capture_generator(value)})
+        if isinstance(value, FunctionType):
+            return _closure(value) if is_own(value.__code__.co_filename) else {}
+        if isinstance(value, MethodType):
+            return {"self": value.__self__}
+        if isinstance(value, GeneratorType):
+            frame = value.gi_frame
+            if frame is None or not is_own(frame.f_code.co_filename):
+                return {}
+            return {name: one for name, one in frame.f_locals.items() if not _is_boring(one)}
+        if _is_own_class(cls):
+            return {name: one for name, one in _attributes(value).items() if not _is_boring(one)}
+        return None
+
+    def _of_kind(self, path: str, kind: str, held: Mapping[str, Any]) -> Mapping[str, Any]:
+        self._kinds[path] = kind
+        return held
+
+
+def _label(frame: FrameType) -> str:
+    return "__main__" if frame.f_locals is frame.f_globals else f"{frame.f_code.co_qualname}()"
+
+
+def _is_boring(value: Any) -> bool:
+    return isinstance(value, (ModuleType, type)) or type(value).__module__ in ("typing", "__future__")
+
+
+def _own_modules() -> list[ModuleType]:
+    found = {id(vars(one)): one for one in list(sys.modules.values()) if is_own(getattr(one, "__file__", None) or "")}
+    return sorted(found.values(), key=lambda one: one.__name__)
+
+
+def _reads(value: Any) -> frozenset[str]:
+    """The global names that a function, or the methods of a class, read."""
+    code: Any = getattr(value, "__code__", None)
+    if isinstance(code, CodeType):
+        return global_names(code)
+    names: frozenset[str] = frozenset()
+    if isinstance(value, type):
+        for one in vars(value).values():
+            inner = getattr(getattr(one, "__func__", getattr(one, "fget", one)), "__code__", None)
+            if isinstance(inner, CodeType):
+                names |= global_names(inner)
+    return names
+
+
+def _is_own_class(cls: type) -> bool:
+    module = sys.modules.get(cls.__module__)
+    return is_own(getattr(module, "__file__", None) or "")
+
+
+def _attributes(value: Any) -> dict[str, Any]:
+    found = dict(getattr(value, "__dict__", {}))
+    for base in type(value).__mro__:
+        slots = base.__dict__.get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if name not in found and hasattr(value, name):
+                found[name] = getattr(value, name)
+    return found
+
+
+def _closure(function: FunctionType) -> dict[str, Any]:
+    found = {}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            if not _is_boring(cell.cell_contents):
+                found[name] = cell.cell_contents
+        except ValueError:  # not set yet
+            continue
+    return found

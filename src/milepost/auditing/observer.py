@@ -1,0 +1,277 @@
+"""The watcher inside an audited process: gives the run a scratch directory, saves where it is told to, writes down what it sees.
+
+It is set up by a file that the environment names (`Spec`), so every process the script starts has its own.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import xxhash
+
+from milepost.auditing.evidence import Evidence
+from milepost.auditing.records import Batch, Head, Key, Log, Samples, Seen, digest_of
+from milepost.core.leaves import Leaf, fingerprint, leaves
+from milepost.errors import MilepostError
+from milepost.folder.retention import Keep
+from milepost.training.session import Session
+from milepost.training.watching import VARIABLE, Opening
+
+EARLY = "ended-early"
+"""The file in the folder of logs that says that the script was ended before its time."""
+LARGE = 1 << 16
+"""Bytes above which a tensor of the script (not of the state) is compared by parts."""
+
+
+class Spec(msgspec.Struct, omit_defaults=True):
+    """What an audited process is to do.
+
+    `runs` holds scratch run directories, `log` takes what is written down, `points` is where to save (into `saved`), `end` is the
+    moment after which the script is ended, or the number of steps, `seconds` how long it may take; `kill` ends the process by
+    SIGKILL at the first moment after the first of `points` that is saved.
+    """
+
+    runs: str
+    log: str
+    cwd: str
+    points: list[Key] = []
+    saved: str | None = None
+    end: Key | None = None
+    steps: int | None = None
+    seconds: float | None = None
+    kill: bool = False
+
+
+class Ended(SystemExit):
+    """The script is ended here: what was to be seen was seen."""
+
+
+class Observer:
+    """See `milepost.training.watching.Watcher`."""
+
+    def __init__(self, spec: Spec) -> None:
+        self._spec = spec
+        self.saves = spec.saved is not None or spec.kill
+        self._until = None if spec.seconds is None else time.monotonic() + spec.seconds
+        self._wrote = 0
+        self._runs: dict[str, Watched] = {}
+        self._beside: list[tuple[str, Any]] = []
+        self._ended = False
+        self._loaders_watched = False
+
+    def open(self, asked: Opening) -> Opening:
+        """Redirect the run into scratch; the script's own policy is put aside."""
+        place = os.path.abspath(asked.directory)
+        scratch = os.path.join(self._spec.runs, scratch_name(place, self._spec.cwd))
+        os.makedirs(os.path.dirname(scratch), exist_ok=True)
+        best = asked.keep.best if asked.keep is not None else None
+        elsewhere = "/" in asked.resume or "@" in asked.resume
+        if elsewhere and os.path.abspath(asked.resume.partition("@")[0]) == place:
+            elsewhere = False
+        if place not in self._runs:
+            self._runs[place] = Watched(self._spec, place, scratch)
+        return Opening(scratch, None, Keep(last=None, best=best), asked.resume if elsewhere else "latest")
+
+    def began(self, session: Session) -> None:
+        """An attempt was opened."""
+        self._of(session).began()
+        self._watch_loaders()
+
+    def handed(self, session: Session, loop: str, batch: Any) -> None:
+        """A batch is handed out."""
+        self._of(session).handed(loop, batch)
+
+    def observe(self, session: Session, asker: str) -> None:
+        """Write down what is here, and end the script where it is to end."""
+        if self._ended:  # it caught our exit and went on
+            os._exit(0)
+        self._watch_loaders()
+        for place, batch in self._beside:
+            self._of(session).handed(place, batch)
+        self._beside.clear()
+        key = self._of(session).observe(session, asker)
+        if key is None:
+            return
+        spec = self._spec
+        over = key == spec.end or (spec.steps is not None and key.step >= spec.steps)
+        late = self._until is not None and time.monotonic() > self._until
+        if over or late:
+            self._of(session).collect(session)
+            self._end(early=not over)
+
+    def goes_back(self, session: Session) -> None:
+        """Without checkpoints there is nothing to go back to: what comes after that is not compared."""
+        if not self.saves:
+            self._end(early=True)
+
+    def _end(self, *, early: bool) -> None:
+        if early:
+            Path(self._spec.log, EARLY).touch()
+        self._ended = True
+        raise Ended(0)
+
+    def ended(self, session: Session) -> None:
+        """An attempt ends."""
+        self._of(session).collect(session)
+
+    def _of(self, session: Session) -> Watched:
+        scratch = os.path.realpath(session.opened.run.where)
+        return next(one for one in self._runs.values() if os.path.realpath(one.scratch) == scratch)
+
+    def _watch_loaders(self) -> None:
+        if not self._loaders_watched and "torch" in sys.modules:
+            from milepost.torch.watching import watch_loaders
+
+            self._loaders_watched = True
+            watch_loaders(lambda place, batch: self._beside.append((place, batch)))
+
+
+class Watched:
+    """One run of this process."""
+
+    def __init__(self, spec: Spec, place: str, scratch: str) -> None:
+        self._spec, self.scratch = spec, scratch
+        self._path = Path(spec.log, f"{os.path.basename(scratch)}.{time.time_ns()}-{os.getpid()}.jsonl")
+        self._log = Log(self._path, Head(place, scratch, os.getpid(), sys.argv))
+        self._samples = Samples(self._path)
+        self._session = -1
+        self._seen: set[Key] = set()
+        self._batches: list[Batch] = []
+        self._under_way: dict[str, dict[str, str]] = {}
+        self._opaque: list[str] = []
+        self._evidence: Evidence | None = None
+        self._wanted: Key | None = None
+
+    def began(self) -> None:
+        self._session += 1
+        self._evidence = None
+
+    def handed(self, loop: str, batch: Any) -> None:
+        found = {}
+        for leaf in leaves(batch, "", _own_objects):
+            found[leaf.path or "."] = self._digest(leaf)
+            if leaf.opaque:
+                self._opaque.append(f"batch of {loop}: {leaf.path or '.'} ({leaf.kind})")
+        self._batches.append(Batch(loop, found))
+        self._under_way[loop] = found
+
+    def observe(self, session: Session, asker: str) -> Key | None:
+        where = session.progress
+        key = Key(self._session, where.step, where.epoch, where.batch, str(where.phase), asker)
+        if key in self._seen:
+            return None
+        first = not self._seen
+        self._seen.add(key)
+        if first:  # batches before the place where the state was captured is reached are read again, not new
+            self._batches.clear()
+        evidence = self._look(session)
+        script = {leaf.path: self._digest(leaf, whole=False) for leaf in evidence.look() if not leaf.opaque}
+        seen = Seen(
+            key,
+            state=self._digests(self._state(session)),
+            rng=self._digests(leaves(session.rng.capture(), "rng")),
+            metrics={name: repr(value) for name, value in session.metrics.read().items()},
+            script=script,
+            batches=self._batches,
+            under_way=dict(self._under_way),
+            opaque=self._opaque,
+            kinds=evidence.new_kinds(),
+        )
+        self._samples.flush()
+        self._log.write(seen)
+        self._batches, self._opaque = [], []
+        self._save(session, key)
+        return key
+
+    def _look(self, session: Session) -> Evidence:
+        if self._evidence is None:
+            self._evidence = Evidence([item.object for item in session.items.values()])
+        return self._evidence
+
+    def _state(self, session: Session) -> Any:
+        for item in session.items.values():
+            yield from leaves(item.capture(), item.name)
+        yield from leaves(session.vars, "run.vars")
+        yield from leaves(session.best.capture(), "best")
+
+    def _digests(self, found: Any) -> dict[str, str]:
+        digests = {}
+        for leaf in found:
+            digests[leaf.path] = self._digest(leaf)
+            if leaf.opaque:
+                self._opaque.append(f"{leaf.path} ({leaf.kind})")
+        return digests
+
+    def _digest(self, leaf: Leaf, *, whole: bool = True) -> str:
+        if not whole and leaf.info is not None and leaf.info.nbytes > LARGE:
+            return fingerprint(leaf.value)
+        digest = digest_of(leaf)
+        self._samples.put(digest, leaf)
+        return digest
+
+    # -- saving where the audit wants it ---------------------------------------------------------------------------------
+
+    def _save(self, session: Session, key: Key) -> None:
+        if not (self._spec.saved or self._spec.kill):
+            return
+        self.collect(session)
+        if key in self._spec.points and session.progress.attempt == 1:
+            self._wanted = key
+            session.want_save()
+
+    def collect(self, session: Session) -> None:
+        """Put what was saved for the last point aside, before another checkpoint of that step takes its place."""
+        wanted, self._wanted = self._wanted, None
+        if wanted is None:
+            return
+        session.saver.wait()
+        newest = session.saver.newest
+        if newest is None or newest.problem is not None:
+            return
+        if self._spec.kill:
+            os.kill(os.getpid(), signal.SIGKILL)
+        assert self._spec.saved is not None
+        folder = newest.result().folder
+        target = Path(self._spec.saved, os.path.basename(self.scratch), point_name(wanted), folder)
+        shutil.copytree(Path(self.scratch, folder), target, copy_function=os.link)
+
+
+def _own_objects(value: Any, path: str) -> Mapping[str, Any] | None:
+    """The attributes of a batch that is an object of a class of its own."""
+    held = getattr(value, "__dict__", None)
+    return held if held and not callable(value) else None
+
+
+def scratch_name(place: str, cwd: str) -> str:
+    """The name of the scratch directory for the run at `place`, the same in every process and copy of `cwd`."""
+    known_as = os.path.relpath(place, cwd) if place.startswith(cwd + os.sep) else place
+    return f"{os.path.basename(place)}-{xxhash.xxh3_64_hexdigest(known_as.encode())[:8]}"
+
+
+def point_name(key: Key) -> str:
+    """The name of a folder for what was saved at `key`."""
+    return f"{key.step}-{key.epoch}-{key.batch}-{key.phase}-{xxhash.xxh3_64_hexdigest(key.asker.encode())[:6]}"
+
+
+@functools.cache
+def watcher() -> Observer:
+    """The watcher of this process."""
+    path = os.environ[VARIABLE]
+    try:
+        return Observer(msgspec.json.decode(Path(path).read_bytes(), type=Spec))
+    except (OSError, msgspec.DecodeError) as error:
+        raise MilepostError(
+            "this process is told to be audited, but what to do cannot be read",
+            where=path,
+            found=error,
+            hint=f"unset {VARIABLE}, which only `milepost audit` sets",
+        ) from error

@@ -1,0 +1,195 @@
+"""Runs a person's command in fresh processes, each with scratch of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from milepost.auditing.observer import Spec
+from milepost.auditing.records import Head, Seen, read_log
+from milepost.errors import AuditError
+from milepost.folder import names
+from milepost.training.watching import VARIABLE
+
+TIMED_OUT = 124
+"""What `launch` returns for a process that took too long, as timeout(1) does."""
+GRACE = 60.0
+"""Seconds beyond its limit after which a process is killed: it ends by itself at the first moment that is observed."""
+MOST_FILES, LARGEST_COPY = 50_000, 1 << 30
+_PASSED_BY = {".git", "__pycache__", ".venv", "node_modules", ".mypy_cache", ".ruff_cache", ".pytest_cache"}
+
+Launch = Callable[[Sequence[str], Mapping[str, str], Path, Path, float | None], int]
+"""(command, environment, working directory, file for what it prints, seconds) -> exit code, that of a signal negative."""
+
+
+def launch(
+    command: Sequence[str], environment: Mapping[str, str], cwd: Path, output: Path, seconds: float | None
+) -> int:
+    """See `Launch`. The process leads a group of its own, so that what it started ends with it."""
+    with output.open("ab") as file:
+        try:
+            process = subprocess.Popen(  # noqa: S603 - it is the person's own command
+                command, env=dict(environment), cwd=cwd, stdin=subprocess.DEVNULL, stdout=file, stderr=file,
+                start_new_session=True,
+            )  # fmt: skip
+        except OSError as error:
+            raise AuditError("the command cannot be started", where=command[0], found=error) from error
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return TIMED_OUT
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+class Ran(NamedTuple):
+    """What one process left behind."""
+
+    name: str
+    code: int
+    logs: list[tuple[Head, list[Seen]]]
+    output: Path
+    runs: Path
+    saved: Path
+
+    @property
+    def failed(self) -> bool:
+        """Whether it ended with an error."""
+        return self.code not in (0, TIMED_OUT)
+
+    def tail(self, lines: int = 3) -> str:
+        """The end of what it printed."""
+        return "\n".join(self.output.read_text("utf-8", "replace").splitlines()[-lines:])
+
+
+class Bench:
+    """Where the processes of an audit run, and a folder of scratch for each.
+
+    Args:
+        command: the person's.
+        cwd: where they would have started it.
+        copy_cwd: give every process a copy of that.
+        environment: theirs.
+        seconds: that a process may take.
+        launch: starts one.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        cwd: Path,
+        scratch: Path,
+        *,
+        copy_cwd: bool,
+        environment: Mapping[str, str],
+        seconds: float,
+        launch: Launch,
+    ) -> None:
+        self.command, self.cwd, self.scratch = list(command), cwd, scratch
+        self._copy_cwd, self._environment, self._launch = copy_cwd, environment, launch
+        self.seconds = seconds
+
+    def folder(self, name: str) -> Path:
+        """The scratch folder of process `name`."""
+        return self.scratch / name
+
+    def run(self, name: str, spec: Spec | None = None, environment: Mapping[str, str] | None = None) -> Ran:
+        """Run the command once, to its end or to where `spec` ends it.
+
+        Args:
+            name: a folder of scratch; what it holds already (a run directory to continue) is left there.
+            spec: what the watcher is to do; where it keeps things is filled in here.
+            environment: changes to the person's.
+        """
+        here = self.folder(name)
+        cwd = self._own_cwd(here)
+        spec = msgspec.structs.replace(
+            spec or Spec("", "", ""), runs=str(here / "runs"), log=str(here / "log"), cwd=str(cwd)
+        )
+        if spec.saved is not None:
+            spec = msgspec.structs.replace(spec, saved=str(here / "saved"))
+        (here / "runs").mkdir(parents=True, exist_ok=True)
+        (here / "spec.json").write_bytes(msgspec.json.encode(spec))
+        output = here / "output.txt"
+        seconds = None if spec.seconds is None else spec.seconds + GRACE
+        variables = {**self._environment, **(environment or {}), VARIABLE: str(here / "spec.json")}
+        code = self._launch(self.command, variables, cwd, output, seconds)
+        logs = [
+            read_log(path) for path in sorted((here / "log").glob("*.jsonl"), key=lambda path: path.stat().st_mtime)
+        ]
+        return Ran(name, code, logs, output, here / "runs", here / "saved")
+
+    def prepare(self, name: str, run: str, source: Ran, before: Sequence[str]) -> None:
+        """Make scratch for process `name` in which run `run` stands as `source` had saved it: the last of the points `before`,
+        and those before it as far as they have a step of their own."""
+        there, here = source.runs / run, self.folder(name) / "runs" / run
+        here.mkdir(parents=True)
+        shutil.copy2(there / names.RUN, here)
+        (here / names.ATTEMPTS).mkdir()
+        shutil.copy2(there / names.attempt_file(1), here / names.attempt_file(1))
+        for point in before:
+            for folder in (source.saved / run / point).iterdir():
+                shutil.rmtree(here / folder.name, ignore_errors=True)
+                shutil.copytree(folder, here / folder.name, copy_function=os.link)
+
+    def _own_cwd(self, here: Path) -> Path:
+        if not self._copy_cwd:
+            return self.cwd
+        target = here / "cwd"
+        if not target.exists():
+            size = sum(one.size for one in files_in(self.cwd).values())
+            if size > LARGEST_COPY:
+                raise AuditError(
+                    "the working directory is too large to be copied for every process",
+                    where=self.cwd,
+                    found=f"{size >> 20} MiB",
+                    hint="start the script from a smaller directory, or leave --copy-cwd out",
+                )
+            shutil.copytree(self.cwd, target, symlinks=True, ignore=lambda _, found: _PASSED_BY & set(found))
+        return target
+
+
+class Stamp(NamedTuple):
+    """What tells whether a file was changed."""
+
+    size: int
+    changed: int
+
+
+def files_in(folder: Path) -> dict[str, Stamp]:
+    """The files below `folder`, by path; those of version control, caches and environments are passed by."""
+    found: dict[str, Stamp] = {}
+    for here, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if name not in _PASSED_BY]
+        for name in files:
+            path = os.path.join(here, name)
+            try:
+                stamp = os.lstat(path)
+            except FileNotFoundError:
+                continue
+            found[os.path.relpath(path, folder)] = Stamp(stamp.st_size, stamp.st_mtime_ns)
+            if len(found) >= MOST_FILES:
+                return found
+    return found
+
+
+@contextmanager
+def scratch_folder(keep: Path | None) -> Iterator[Path]:
+    """A new folder for scratch, removed at the end unless it is to be kept under a name."""
+    if keep is not None:
+        keep.mkdir(parents=True)
+        yield keep
+        return
+    with tempfile.TemporaryDirectory(prefix="milepost-audit-") as folder:
+        yield Path(folder)

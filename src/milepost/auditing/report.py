@@ -1,0 +1,118 @@
+"""What an audit found out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from milepost.auditing.causes import Cause
+from milepost.auditing.records import Key
+
+
+class Verdict(StrEnum):
+    """How an audit ends."""
+
+    EXACT = "exact"
+    NOT_EXACT = "not exact"
+    INCOMPLETE = "incomplete"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One leaf that is not the same, and by how much."""
+
+    path: str
+    how_much: str | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison: the uninterrupted script against another process.
+
+    `name` says which ("resumed after step 3", "without saving"), `at` is the point, `compared` how many moments were. Where they
+    part, `where` is the first moment that differs, `aspect` what (place, batches, rng, state, metrics), `differences` which
+    leaves, `expected` and `found` what else there is to say, `causes` the likely ones.
+    """
+
+    name: str
+    label: str
+    at: Key | None
+    compared: int
+    verdict: Verdict
+    where: Key | None = None
+    aspect: str = ""
+    differences: tuple[Difference, ...] = ()
+    expected: str | None = None
+    found: str | None = None
+    causes: tuple[Cause, ...] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """The answer of `milepost.audit`.
+
+    Example:
+        >>> report = milepost.audit(["python", "train.py"])
+        >>> report.verdict, report.exit_code
+        (<Verdict.EXACT: 'exact'>, 0)
+    """
+
+    command: tuple[str, ...]
+    verdict: Verdict
+    rows: tuple[Row, ...]
+    seen: int
+    """Leaves that were compared at every moment."""
+    unseen: tuple[str, ...] = ()
+    """What could not be observed."""
+    remarks: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    """Files in the working directory that the script wrote."""
+    seconds: float = 0.0
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def exit_code(self) -> int:
+        """0 exact, 1 not exact, 3 incomplete."""
+        return {Verdict.EXACT: 0, Verdict.NOT_EXACT: 1, Verdict.INCOMPLETE: 3}[self.verdict]
+
+    @property
+    def causes(self) -> tuple[Cause, ...]:
+        """The likely causes of all comparisons, each once."""
+        return tuple(dict.fromkeys(cause for row in self.rows for cause in row.causes))
+
+    def as_json(self) -> dict[str, Any]:
+        """With stable keys, for `milepost audit --json`."""
+        return {
+            "verdict": str(self.verdict),
+            "command": list(self.command),
+            "comparisons": [_row_as_json(row) for row in self.rows],
+            "leaves": self.seen,
+            "unseen": list(self.unseen),
+            "remarks": list(self.remarks),
+            "files": list(self.files),
+            "seconds": round(self.seconds, 3),
+            "versions": self.versions,
+        }
+
+
+def _row_as_json(row: Row) -> dict[str, Any]:
+    return {
+        "name": row.name,
+        "point": row.label,
+        "at": _key(row.at),
+        "compared": row.compared,
+        "verdict": str(row.verdict),
+        "where": _key(row.where),
+        "aspect": row.aspect or None,
+        "expected": row.expected,
+        "found": row.found,
+        "differences": [{"path": one.path, "how_much": one.how_much} for one in row.differences],
+        "causes": [{"path": one.path, "text": one.text} for one in row.causes],
+        "note": row.note or None,
+    }
+
+
+def _key(key: Key | None) -> dict[str, Any] | None:
+    return None if key is None else {name: one for name, one in key._asdict().items() if name != "session"}

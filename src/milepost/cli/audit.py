@@ -1,0 +1,139 @@
+"""``milepost audit``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from milepost.cli.options import Json
+from milepost.cli.table import Cell, Column, Styled, table
+from milepost.cli.terminal import Progress, document, note, paint, say, width
+from milepost.core.text import safe
+
+if TYPE_CHECKING:
+    from milepost.auditing.report import Report, Row
+
+_COLOURS = {"exact": "green", "not exact": "red", "incomplete": "yellow"}
+
+
+def audit(
+    command: Annotated[list[str], typer.Argument(metavar="-- COMMAND...", help="What starts the training script.")],
+    at: Annotated[
+        list[int] | None, typer.Option("--at", metavar="STEP", help="Resume from this step; can be given again.")
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option("--steps", metavar="K", help="Compare so many steps after the last of these; else all."),
+    ] = None,
+    every_step: Annotated[bool, typer.Option("--all", help="Resume from every step.")] = False,
+    kill: Annotated[
+        bool, typer.Option("--kill", help="End the process that saved by SIGKILL, one for each point.")
+    ] = False,
+    copy_cwd: Annotated[
+        bool, typer.Option("--copy-cwd", help="Give every process a copy of the working directory.")
+    ] = False,
+    seconds: Annotated[
+        float, typer.Option("--seconds", metavar="S", help="Compare what a process does within so many seconds.")
+    ] = 300.0,
+    scratch: Annotated[
+        Path | None,
+        typer.Option("--scratch", metavar="DIR", help="Keep the scratch of all processes in this new folder."),
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option("--report", metavar="FILE", help="Write the answer as Markdown (.md) or HTML (.html) too."),
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """Prove that a training script resumes exactly, or say what it lacks.
+
+    The script is run unchanged in fresh processes: without saving, straight through with a save at some points, and resumed
+    from each of them. After every step the state, the batches, all random state and the metrics are compared bit for
+    bit. Every process has a scratch copy of the run directory; yours is neither read nor written. The script runs as often as there
+    are points, and two times more: let it make few steps.
+
+    Exit code 0 says exact, 1 not exact, 3 that this could not be found out.
+
+    For example:
+
+        milepost audit -- python train.py --epochs 2
+        milepost audit --at 100 --steps 20 --kill -- python train.py
+        milepost audit --report audit.md -- python train.py --epochs 2
+
+    JSON:
+
+        verdict: exact, not exact or incomplete
+        comparisons: [{name, point, at: {step, epoch, batch, phase, asker}, compared, verdict, where: {step, ...},
+                       aspect: place, batches, rng, state, metrics or objects, expected, found, note,
+                       differences: [{path, how_much}], causes: [{path, text}]}]
+        leaves: how many were compared at every moment; unseen: what could not be
+        remarks, files: that the script wrote, seconds, versions, command
+    """
+    from milepost.auditing.audit import audit as run_audit
+
+    if report is not None and report.suffix not in (".md", ".html"):
+        raise typer.BadParameter("--report takes a file that ends in .md or .html")
+    with Progress() as progress:
+        found = run_audit(
+            command, at=at or (), steps=steps, kill=kill, every_step=every_step, seconds=seconds, copy_cwd=copy_cwd,
+            keep=scratch, say=lambda text: progress.show(safe(text)),
+        )  # fmt: skip
+    if report is not None:
+        from milepost.auditing import documents
+
+        report.write_text(documents.markdown(found) if report.suffix == ".md" else documents.html(found), "utf-8")
+        note(f"written: {report}")
+    if as_json:
+        document(found.as_json())
+    else:
+        _say(found)
+    return found.exit_code
+
+
+def _say(found: Report) -> None:
+    columns = [Column("COMPARED"), Column("POINT"), Column("MOMENTS", right=True), Column("RESULT")]
+    rows: list[list[Cell]] = [
+        [safe(row.name), row.label, str(row.compared), Styled(_result(row), _COLOURS[str(row.verdict)])]
+        for row in found.rows
+    ]
+    for line in table(columns, rows, width())[0]:
+        say(line)
+    told: set[str] = set()
+    for row in found.rows:
+        if row.verdict != "exact":
+            _say_row(row, told)
+    for remark in found.remarks:
+        say(f"\nnote: {safe(remark)}")
+    if found.unseen:
+        say("\ncould not be observed:")
+        for text in found.unseen[:20]:
+            say(f"  {safe(text)}")
+    if found.files:
+        more = f" and {len(found.files) - 5} more" if len(found.files) > 5 else ""
+        say(f"\nthe script also wrote {', '.join(map(safe, found.files[:5]))}{more}; --copy-cwd keeps that apart")
+    verdict = paint(str(found.verdict).upper(), _COLOURS[str(found.verdict)])
+    say(f"\n{verdict}  {found.seen} leaves compared at every moment, {found.seconds:.0f} s")
+
+
+def _result(row: Row) -> str:
+    if row.note and row.verdict == "exact":
+        return "exact*" if row.compared and row.where is None else "see note"
+    return str(row.verdict)
+
+
+def _say_row(row: Row, told: set[str]) -> None:
+    say(f"\n{safe(row.name)}: differs at {safe(str(row.where))}, {row.aspect}")
+    if row.expected or row.found:
+        say(f"  expected {safe(str(row.expected))}, found {safe(str(row.found))}")
+    for one in row.differences[:6]:
+        say(f"  {safe(one.path)}{f': {safe(one.how_much)}' if one.how_much else ''}")
+    if len(row.differences) > 6:
+        say(f"  and {len(row.differences) - 6} more")
+    for cause in row.causes:
+        if cause.text in told:
+            say("  cause: as above")
+            break
+        told.add(cause.text)
+        say(f"  cause: {safe(cause.text)}")

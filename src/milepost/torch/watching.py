@@ -1,0 +1,95 @@
+"""What `milepost audit` has to know about PyTorch: which objects carry state, and batches that are read past ``run.batches``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.optimizer import Optimizer
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+import milepost
+
+_HERE = str(Path(milepost.__file__).parent)
+_NOT_STATE = {
+    "_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "_is_full_backward_hook", "_backward_hooks",
+    "_backward_pre_hooks", "_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called",
+    "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_state_dict_hooks", "_state_dict_pre_hooks",
+    "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks",
+}  # fmt: skip
+
+
+def look_into(value: Any, *, is_item: bool) -> tuple[str, Mapping[str, Any]] | None:
+    """See `milepost.auditing.evidence.Framework`."""
+    if isinstance(value, nn.Module):
+        beside = _beside_state(value)
+        if is_item:
+            return "state", beside
+        kind = "metric" if type(value).__module__.startswith("torchmetrics") else "module"
+        return kind, {**dict(value.named_parameters()), **dict(value.named_buffers()), **beside}
+    if is_item:
+        return None
+    for cls, kind in ((Optimizer, "optimizer"), (LRScheduler, "scheduler"), (torch.amp.GradScaler, "scaler")):
+        if isinstance(value, cls):
+            return kind, value.state_dict()
+    if isinstance(value, DataLoader):
+        names = ("dataset", "sampler", "batch_sampler", "generator")
+        return "loader", {name: getattr(value, name, None) for name in names}
+    if isinstance(value, Sampler):
+        return "sampler", {name: one for name, one in vars(value).items() if name != "data_source"}
+    if isinstance(value, Dataset) and type(value).__module__.partition(".")[0] == "torch":
+        return "dataset", {name: one for name, one in vars(value).items() if isinstance(one, Dataset)}
+    return None
+
+
+def _beside_state(module: nn.Module) -> dict[str, Any]:
+    """What a module has that its ``state_dict`` has not: plain attributes, buffers that are not persistent."""
+    found: dict[str, Any] = {}
+    for path, part in module.named_modules():
+        under = f"{path}." if path else ""
+        names = part._non_persistent_buffers_set
+        found |= {under + name: part._buffers[name] for name in sorted(names)}
+        found |= {under + name: one for name, one in vars(part).items() if name not in _NOT_STATE and not callable(one)}
+    return found
+
+
+class _Read:
+    """An iterator of a loader that tells what it hands out; in everything else it is that iterator."""
+
+    def __init__(self, inner: Iterator[Any], tell: Callable[[Any], None]) -> None:
+        self._inner, self._tell = inner, tell
+
+    def __iter__(self) -> _Read:
+        return self
+
+    def __next__(self) -> Any:
+        batch = next(self._inner)
+        self._tell(batch)
+        return batch
+
+    def __len__(self) -> int:
+        return len(self._inner)  # type: ignore[arg-type]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+def watch_loaders(tell: Callable[[str, Any], None]) -> None:
+    """From now on `tell` where (``train.py:31``) a `DataLoader` is read past milepost, and each of its batches."""
+    iterate = DataLoader.__iter__
+
+    def __iter__(self: DataLoader[Any]) -> Any:  # noqa: N807
+        inner = iterate(self)
+        caller = sys._getframe(1)
+        file = caller.f_code.co_filename
+        if file.startswith((_HERE, str(Path(torch.__file__).parent))):
+            return inner
+        place = f"DataLoader read at {Path(file).name}:{caller.f_lineno}"
+        return _Read(inner, lambda batch: tell(place, batch))
+
+    DataLoader.__iter__ = __iter__  # type: ignore[method-assign]

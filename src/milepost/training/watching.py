@@ -1,0 +1,63 @@
+"""A seat inside a training job for one that watches it: `milepost audit`, which runs a person's script unchanged.
+
+The watcher is found through the environment, so that it comes along into whatever the script starts.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
+
+from milepost.folder.retention import Keep
+from milepost.training.policy import Policy
+from milepost.training.progress import Progress
+
+if TYPE_CHECKING:
+    from milepost.training.session import Session
+
+VARIABLE = "MILEPOST_AUDIT"
+"""The environment variable that says that somebody watches; what it holds is the watcher's own affair."""
+_WATCHER = "milepost.auditing.observer"
+
+
+class Opening(NamedTuple):
+    """What a script asked for that a watcher may have otherwise: see `milepost.Checkpointer`."""
+
+    directory: str | os.PathLike[str]
+    every: Policy | Callable[[Progress], bool] | None
+    keep: Keep | None
+    resume: str
+
+
+class Watcher(Protocol):
+    """What is told of a run. Nothing of it may change what the script computes."""
+
+    saves: bool
+    """Whether anything is saved."""
+
+    def open(self, asked: Opening) -> Opening:
+        """A run is about to be opened."""
+
+    def began(self, session: Session) -> None:
+        """An attempt was opened, and what it continues is restored."""
+
+    def handed(self, session: Session, loop: str, batch: Any) -> None:
+        """A loop hands out a batch."""
+
+    def observe(self, session: Session, asker: str) -> None:
+        """The script is between two batches or epochs: the loop `asker` (or, if empty, something else) asks what is next."""
+
+    def goes_back(self, session: Session) -> None:
+        """The script goes back to a checkpoint."""
+
+    def ended(self, session: Session) -> None:
+        """An attempt ends."""
+
+
+def find() -> Watcher | None:
+    """The watcher of this process, if there is one."""
+    if not os.environ.get(VARIABLE):
+        return None
+    return cast("Watcher", importlib.import_module(_WATCHER).watcher())
