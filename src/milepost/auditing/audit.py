@@ -79,7 +79,14 @@ def audit(
         )  # fmt: skip
         report = _Audit(bench, at=at, steps=steps, kill=kill, every_step=every_step, say=say).report()
     after = files_in(where)
-    files = tuple(sorted(path for path in after if before.get(path) != after[path]))
+    own = str(scratch)
+    files = tuple(
+        sorted(
+            path
+            for path in after
+            if before.get(path) != after[path] and not str(where.resolve() / path).startswith(own)
+        )
+    )
     return replace(report, files=files, seconds=time.monotonic() - started, versions={"milepost": milepost.__version__})
 
 
@@ -279,7 +286,8 @@ class _Audit:
             if lost:
                 left = causes(None, lost, kept)
                 differences = _differences([leaf for one in lost for leaf in one.leaves], kept)
-                return Row(title, point.label, point.key, len(other), Verdict.NOT_EXACT, other[0].key, "objects",
+                first = other[lost[0].first].key
+                return Row(title, point.label, point.key, len(other), Verdict.NOT_EXACT, first, "objects",
                            differences, causes=tuple(left))  # fmt: skip
             return Row(title, point.label, point.key, len(other), Verdict.EXACT)
         likely = causes(parting, found, kept)

@@ -18,6 +18,7 @@ from milepost.auditing.observer import Spec
 from milepost.auditing.records import Head, Seen, read_log
 from milepost.errors import AuditError
 from milepost.folder import names
+from milepost.folder.attempts import Record
 from milepost.training.watching import VARIABLE
 
 TIMED_OUT = 124
@@ -137,7 +138,9 @@ class Bench:
         here.mkdir(parents=True)
         shutil.copy2(there / names.RUN, here)
         (here / names.ATTEMPTS).mkdir()
-        shutil.copy2(there / names.attempt_file(1), here / names.attempt_file(1))
+        record = msgspec.json.decode((there / names.attempt_file(1)).read_bytes(), type=Record)
+        record.ended = None  # it went on from there, and is taken for one that was killed
+        (here / names.attempt_file(1)).write_bytes(msgspec.json.encode(record))
         for point in before:
             for folder in (source.saved / run / point).iterdir():
                 shutil.rmtree(here / folder.name, ignore_errors=True)
