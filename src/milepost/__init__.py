@@ -21,6 +21,7 @@ _HOME = {
     "ResumeReport": "milepost.training.restore",
     "TensorSource": "milepost.core.source",
     "open": "milepost.ops.refs",
+    "audit": "milepost.auditing.audit",
     "errors": "milepost.errors",
 }
 
@@ -35,12 +36,14 @@ __all__ = [
     "Stopped",
     "TensorSource",
     "__version__",
+    "audit",
     "errors",
     "open",
 ]
 
 if TYPE_CHECKING:
     from milepost import errors
+    from milepost.auditing.audit import audit
     from milepost.core.source import TensorSource
     from milepost.folder.retention import Keep
     from milepost.ops.refs import open  # noqa: A004

@@ -15,7 +15,12 @@ import milepost
 from milepost.cli.main import main
 from milepost.folder.retention import Keep
 
-COMMANDS = ["ls", "show", "cat", "verify", "tag", "pin", "prune"]
+GROUPS = {
+    "Look into runs and checkpoints": ["ls", "show", "cat", "verify"],
+    "Keep and remove checkpoints": ["tag", "pin", "prune"],
+    "Prove that a script resumes": ["audit"],
+}
+COMMANDS = [name for names in GROUPS.values() for name in names]
 
 
 def help_of(*arguments: str) -> str:
@@ -39,9 +44,9 @@ def examples() -> list[str]:
 
 def test_every_command_is_listed_in_a_group(cli: Any) -> None:
     shown = cli("--help").out
-    look, _, keep = shown.partition("Keep and remove checkpoints:")
-    assert re.findall(r"^  (\w+)  ", look.partition("Look into runs and checkpoints:")[2], re.M) == COMMANDS[:4]
-    assert re.findall(r"^  (\w+)  ", keep, re.M) == [*COMMANDS[4:], "REF"][:3]
+    for title, names in GROUPS.items():
+        group = shown.partition(f"{title}:\n")[2].partition("\n\n")[0]
+        assert re.findall(r"^  (\w+)  ", group, re.M) == names
 
 
 def test_without_a_command_the_help_is_shown(cli: Any) -> None:

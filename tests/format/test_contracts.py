@@ -22,6 +22,7 @@ def test_the_exported_names() -> None:
         "Stopped",
         "TensorSource",
         "__version__",
+        "audit",
         "errors",
         "open",
     ]

@@ -281,16 +281,16 @@ class _Audit:
             return self._failed(title, point, again)
         if parting is None:
             lost = [one for one in found if one.kind and one.kind not in ("loader", "sampler", "dataset", "state")]
-            for cause in causes(None, [one for one in found if one not in lost], kept):
+            for cause in causes(None, [one for one in found if one not in lost]):
                 self._remark(f"{cause.text} (nothing else came of it as far as was compared)")
             if lost:
-                left = causes(None, lost, kept)
+                left = causes(None, lost)
                 differences = _differences([leaf for one in lost for leaf in one.leaves], kept)
                 first = other[lost[0].first].key
                 return Row(title, point.label, point.key, len(other), Verdict.NOT_EXACT, first, "objects",
                            differences, causes=tuple(left))  # fmt: skip
             return Row(title, point.label, point.key, len(other), Verdict.EXACT)
-        likely = causes(parting, found, kept)
+        likely = causes(parting, found)
         row = self._parted(title, point.label, point.key, pair, parting, likely, kept, Verdict.NOT_EXACT)
         return self._or_chance(row, name, point, other, Spec("", "", "", end=stop, steps=end))
 

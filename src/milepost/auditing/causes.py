@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from milepost.auditing.compare import Parting, Suspect
-from milepost.auditing.records import Kept, how_much
 
 BESIDE = "DataLoader read at"
 """How the loops begin that are no ``run.batches``."""
@@ -28,15 +27,14 @@ class Cause(NamedTuple):
     text: str
 
 
-def causes(parting: Parting | None, found: Sequence[Suspect], kept: Kept) -> list[Cause]:
+def causes(parting: Parting | None, found: Sequence[Suspect]) -> list[Cause]:
     """What is likely to be the matter, the most likely first.
 
     Args:
         parting: where the resumed process differs; None if it does only beside the state.
         found: what of the script was not brought back.
-        kept: samples of values.
     """
-    named = [Cause(one.path, _suspect(one, kept)) for one in found]
+    named = [Cause(one.path, _suspect(one)) for one in found]
     if parting is None:
         return named[:MOST]
     match parting.aspect:
@@ -82,7 +80,7 @@ def _not_itself(name: str) -> str:
     )
 
 
-def _suspect(one: Suspect, kept: Kept) -> str:
+def _suspect(one: Suspect) -> str:
     scope, _, rest = one.path.partition("/")
     name = rest.replace("/", ".")
     place = "" if scope == "__main__" else f" of {scope}"
@@ -105,9 +103,7 @@ def _suspect(one: Suspect, kept: Kept) -> str:
     if one.kind in ("sampler", "dataset", "loader"):
         fix = "set it from run.progress.epoch, or keep it in run.vars"
         return f"the {one.kind} `{name}`{place} changes and is not in the state: {fix}"
-    difference = how_much(kept, one.leaves[0].before, one.leaves[0].now)
-    told = f" ({difference})" if difference else ""
     if any(word in name.lower() for word in _AVERAGES):
         fix = "give it to Checkpointer, or keep it in run.vars"
-        return f"EMA not registered: `{name}`{place} is not in the state{told}: {fix}"
-    return f"`{name}`{place} is carried from step to step and is not in the state{told}: keep it in run.vars"
+        return f"EMA not registered: `{name}`{place} is not in the state: {fix}"
+    return f"`{name}`{place} is carried from step to step and is not in the state: keep it in run.vars"

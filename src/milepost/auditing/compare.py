@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Literal, NamedTuple
 
+from milepost.auditing.evidence import OBJECT
 from milepost.auditing.records import Key, Seen, changed
 
 Aspect = Literal["place", "batches", "rng", "state", "metrics"]
@@ -148,7 +149,7 @@ def suspects(
             moves = None in (before, now) or len(values[path]) > 1
             if _variable(path) in names and moves and steady(one.key, path):
                 owner = _owner(path, kinds)
-                suspect = found.setdefault(owner, Suspect(owner, kinds.get(owner, ""), number, []))
+                suspect = found.setdefault(owner, Suspect(owner, _kind(owner, kinds), number, []))
                 if suspect.first == number:
                     suspect.leaves.append(Leaf(path, before, now))
     # What differs only once the state does is a consequence, if something did before.
@@ -164,15 +165,21 @@ def _values(seen: Sequence[Seen]) -> dict[str, set[str]]:
     return values
 
 
+def _kind(path: str, kinds: Mapping[str, str]) -> str:
+    kind = kinds.get(path, "")
+    return "" if kind == OBJECT else kind
+
+
 def _variable(path: str) -> str:
     """The function or module and the variable that `path` begins with."""
     return "/".join(path.split("/")[:2])
 
 
 def _owner(path: str, kinds: Mapping[str, str]) -> str:
-    """The innermost object of a known kind that `path` belongs to, else the variable, or the attribute of the object it holds."""
+    """What `path` belongs to: the innermost object of a known kind, an attribute of the script's own object, or a variable."""
     parts = path.split("/")
-    for length in range(len(parts), 0, -1):
-        if "/".join(parts[:length]) in kinds:
-            return "/".join(parts[:length])
-    return "/".join(parts[:3])
+    for length in range(len(parts), 1, -1):
+        kind = kinds.get("/".join(parts[:length]))
+        if kind is not None:
+            return "/".join(parts[: length + 1] if kind == OBJECT else parts[:length])
+    return _variable(path)

@@ -31,6 +31,8 @@ _INSTALLED = tuple({
     if (path := sysconfig.get_path(name))
 } | {str(Path(milepost.__file__).resolve().parent) + "/"})  # fmt: skip
 
+OBJECT = "object"
+"""The kind of an object of a class of the script's own."""
 FRAMEWORKS = {"torch": "milepost.torch.watching"}
 """Loaded module -> module with the members of `Framework`."""
 
@@ -141,7 +143,8 @@ class Evidence:
                 return {}
             return {name: one for name, one in frame.f_locals.items() if not _is_boring(one)}
         if _is_own_class(cls):
-            return {name: one for name, one in _attributes(value).items() if not _is_boring(one)}
+            held = {name: one for name, one in _attributes(value).items() if not _is_boring(one)}
+            return self._of_kind(path, OBJECT, held)
         return None
 
     def _of_kind(self, path: str, kind: str, held: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -23,6 +23,7 @@ from milepost.auditing.records import Batch, Head, Key, Log, Samples, Seen, dige
 from milepost.core.leaves import Leaf, fingerprint, leaves
 from milepost.errors import MilepostError
 from milepost.folder.retention import Keep
+from milepost.pipeline.persist import Pending
 from milepost.training.session import Session
 from milepost.training.watching import VARIABLE, Opening
 
@@ -108,6 +109,10 @@ class Observer:
             self._of(session).collect(session)
             self._end(early=not over)
 
+    def saved(self, session: Session, pending: Pending) -> None:
+        """A checkpoint is taken."""
+        self._of(session).saved(pending)
+
     def goes_back(self, session: Session) -> None:
         """Without checkpoints there is nothing to go back to: what comes after that is not compared."""
         if not self.saves:
@@ -150,6 +155,7 @@ class Watched:
         self._opaque: list[str] = []
         self._evidence: Evidence | None = None
         self._wanted: Key | None = None
+        self._pending: Pending | None = None
 
     def began(self) -> None:
         self._session += 1
@@ -228,19 +234,23 @@ class Watched:
             self._wanted = key
             session.want_save()
 
+    def saved(self, pending: Pending) -> None:
+        if self._wanted is not None and self._pending is None:
+            self._pending = pending
+
     def collect(self, session: Session) -> None:
         """Put what was saved for the last point aside, before another checkpoint of that step takes its place."""
-        wanted, self._wanted = self._wanted, None
-        if wanted is None:
+        wanted, pending = self._wanted, self._pending
+        self._wanted = self._pending = None
+        if wanted is None or pending is None:
             return
         session.saver.wait()
-        newest = session.saver.newest
-        if newest is None or newest.problem is not None:
+        if pending.problem is not None:
             return
         if self._spec.kill:
             os.kill(os.getpid(), signal.SIGKILL)
         assert self._spec.saved is not None
-        folder = newest.result().folder
+        folder = pending.result().folder
         target = Path(self._spec.saved, os.path.basename(self.scratch), point_name(wanted), folder)
         shutil.copytree(Path(self.scratch, folder), target, copy_function=os.link)
 

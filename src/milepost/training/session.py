@@ -366,6 +366,8 @@ class Session:
             self._due.saved(self.progress)
             self._stale = {name for name, item in self.items.items() if item.replaced}
             self._steps_at_save = self.progress.step
+            if self._watcher is not None:
+                self._watcher.saved(self, pending)
         return pending
 
     def _stop(self) -> None:

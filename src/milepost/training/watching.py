@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 from milepost.folder.retention import Keep
+from milepost.pipeline.persist import Pending
 from milepost.training.policy import Policy
 from milepost.training.progress import Progress
 
@@ -48,6 +49,9 @@ class Watcher(Protocol):
 
     def observe(self, session: Session, asker: str) -> None:
         """The script is between two batches or epochs: the loop `asker` (or, if empty, something else) asks what is next."""
+
+    def saved(self, session: Session, pending: Pending) -> None:
+        """A checkpoint is taken."""
 
     def goes_back(self, session: Session) -> None:
         """The script goes back to a checkpoint."""
