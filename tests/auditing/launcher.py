@@ -11,7 +11,6 @@ that a request's PYTHONPATH brings); hashes of strings are those of the server i
 
 from __future__ import annotations
 
-import ast
 import json
 import os
 import select
@@ -254,8 +253,7 @@ def _run_main(path: str) -> int:
     main.__annotations__ = {}
     sys.modules["__main__"] = main
     try:
-        tree = compile(Path(path).read_bytes(), path, "exec", ast.PyCF_ONLY_AST, dont_inherit=True)
-        exec(compile(tree, main.__file__, "exec", dont_inherit=True), main.__dict__)
+        exec(compile(Path(path).read_bytes(), main.__file__, "exec", dont_inherit=True), main.__dict__)
     except BaseException as error:
         return _exit_code(error)
     return 0
