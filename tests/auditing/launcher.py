@@ -11,6 +11,7 @@ that a request's PYTHONPATH brings); hashes of strings are those of the server i
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import select
@@ -29,6 +30,15 @@ TIMED_OUT = 124
 """Exit code of a script that was killed since its time was over, as of `timeout`."""
 _READ_AT_START = ("PYTHON", "LD_", "OMP_", "MKL_", "KMP_", "OPENBLAS_", "TORCH", "ATEN_", "CUDA", "MALLOC_")
 """Variables that begin so are read when an interpreter or a library starts: a child cannot be given others."""
+
+_IMPORTED = (
+    "torch._dynamo",  # by the first optimizer of each script otherwise, which takes longer than all the rest
+    "torch.amp.grad_scaler",
+    "milepost.training.checkpointer",
+    "milepost.torch.items",
+    "milepost.torch.loader",
+    "milepost.torch.overlap",
+)
 
 
 class Launcher:
@@ -133,11 +143,8 @@ def _serve(requests: socket.socket) -> None:
     """Answer requests until the other end is closed. This process has one Python thread and runs no kernel, so that a fork of it
     is whole."""
     started_with = os.environ.get("PYTHONPATH", "")
-    import milepost.torch.items
-    import milepost.torch.loader
-    import milepost.torch.overlap
-    import milepost.training.checkpointer  # noqa: F401
-
+    for name in _IMPORTED:
+        importlib.import_module(name)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # keepers need not be waited for
     while True:
         data, handles, _, _ = socket.recv_fds(requests, 64, 2)

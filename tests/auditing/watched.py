@@ -13,7 +13,7 @@ import random
 import runpy
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ KILLED = 99
 
 
 class Watched(milepost.Checkpointer):
-    outcome: dict[str, Any] = {"from": 0, "rows": {}, "end": None}
+    outcome: ClassVar[dict[str, Any]] = {"from": 0, "rows": {}, "end": None}
     path: Path
     die_at: int
 

@@ -21,7 +21,7 @@ with milepost.Checkpointer(
     optimizer=optimizer,
     every=milepost.Every(steps=4),
 ) as run:
-    for epoch in run.epochs(3):
+    for _ in run.epochs(3):
         order = torch.randperm(len(inputs))
         for chosen in run.batches(order.split(8)):
             loss = nn.functional.mse_loss(model(inputs[chosen]), targets[chosen])
