@@ -32,8 +32,8 @@ class Accuracy:
 
 
 torch.set_num_threads(1)
-torch.manual_seed(14)
-inputs = torch.randn(56, 4)
+torch.manual_seed(114)
+inputs = torch.randn(48, 4)
 labels = inputs.argmax(dim=1)
 loader = DataLoader(TensorDataset(inputs, labels), batch_size=8, shuffle=True)
 model = nn.Linear(4, 4)

@@ -1,4 +1,4 @@
-"""Halves the learning rate when the validation gets worse. The best value so far lives in run.vars."""
+"""Halves the learning rate when the validation is not a tenth better. The best value so far lives in run.vars."""
 
 import sys
 
@@ -16,7 +16,7 @@ targets = inputs.sum(dim=1, keepdim=True) + torch.randn(64, 1)
 loader = DataLoader(TensorDataset(inputs[:48], targets[:48]), batch_size=8, shuffle=True)
 unseen = DataLoader(TensorDataset(inputs[48:], targets[48:]), batch_size=8)
 model = nn.Linear(4, 1)
-optimizer = torch.optim.SGD(model.parameters(), lr=0.9)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.002)
 
 with milepost.Checkpointer(
     sys.argv[1] if len(sys.argv) > 1 else "runs/best_value",
@@ -36,7 +36,7 @@ with milepost.Checkpointer(
         with torch.no_grad():
             losses = [nn.functional.mse_loss(model(batch), target).item() for batch, target in unseen]
         val_loss = sum(losses) / len(losses)
-        if val_loss >= best:
+        if val_loss > 0.9 * best:
             optimizer.param_groups[0]["lr"] /= 2
         best = run.vars["best"] = min(best, val_loss)
         run.epoch_end(val_loss=val_loss)
