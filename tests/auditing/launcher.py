@@ -97,7 +97,7 @@ class Launcher:
             theirs.close()
             answer = ours.recv(64)
         if not answer:
-            raise RuntimeError(f"the launcher's server is gone, exit code {self._server.poll()}")
+            raise RuntimeError(f"nobody waits for {command} any more (exit code of the server: {self._server.poll()})")
         return int(answer)
 
     def _can_fork(self, command: Sequence[str], env: Mapping[str, str], cwd: Path) -> bool:
