@@ -69,7 +69,7 @@ class Launcher:
         env: Mapping[str, str],
         cwd: Path,
         output: Path,
-        seconds: float,
+        seconds: float | None,
         *,
         fresh: bool = False,
     ) -> int:
@@ -81,7 +81,7 @@ class Launcher:
             env: the whole environment.
             cwd: the folder it runs in.
             output: a file that stdout and stderr are appended to.
-            seconds: how long it may take.
+            seconds: how long it may take; None for as long as it likes.
             fresh: start a real interpreter.
         """
         if fresh or not self._can_fork(command, env, cwd):
@@ -121,7 +121,7 @@ def _fixed(env: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in env.items() if name.startswith(_READ_AT_START) and name != "PYTHONPATH"}
 
 
-def _run(command: Sequence[str], env: Mapping[str, str], cwd: Path, output: Path, seconds: float) -> int:
+def _run(command: Sequence[str], env: Mapping[str, str], cwd: Path, output: Path, seconds: float | None) -> int:
     with output.open("ab") as file:
         process = subprocess.Popen(
             command, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
@@ -152,11 +152,16 @@ def _serve(requests: socket.socket) -> None:
             return
         answer, letter = handles
         if os.fork() == 0:
-            requests.close()
-            with os.fdopen(letter, "rb") as file:
-                file.seek(0)
-                request = json.load(file)
-            _keep(request, socket.socket(fileno=answer), started_with)
+            try:
+                requests.close()
+                with os.fdopen(letter, "rb") as file:
+                    file.seek(0)
+                    request = json.load(file)
+                _keep(request, socket.socket(fileno=answer), started_with)
+            except BaseException:
+                sys.excepthook(*sys.exc_info())
+            finally:
+                os._exit(1)
         os.close(answer)
         os.close(letter)
 
@@ -172,7 +177,8 @@ def _keep(request: dict[str, Any], answer: socket.socket, started_with: str) -> 
     poll = select.poll()
     poll.register(handle, select.POLLIN)
     poll.register(answer, 0)  # only that the other end was closed
-    ended = any(number == handle for number, _ in poll.poll(max(0, request["seconds"] * 1000)))
+    seconds = request["seconds"]
+    ended = any(number == handle for number, _ in poll.poll(None if seconds is None else seconds * 1000))
     if not ended:
         os.kill(child, signal.SIGSTOP)  # it may be about to make a session of its own
         for kill in (os.killpg, os.kill):
@@ -194,13 +200,13 @@ def _keep(request: dict[str, Any], answer: socket.socket, started_with: str) -> 
 
 def _become(request: dict[str, Any], started_with: str) -> None:
     """Be ``python script.py ...``. Does not return."""
-    os.setsid()
-    output = os.open(request["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    os.close(output)
     code = 1
     try:
+        os.setsid()
+        output = os.open(request["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        os.close(output)
         os.chdir(request["cwd"])
         os.environ.clear()
         os.environ.update(request["env"])
