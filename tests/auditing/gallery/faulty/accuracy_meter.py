@@ -26,12 +26,12 @@ class Accuracy:
 
 
 torch.set_num_threads(1)
-torch.manual_seed(114)
+torch.manual_seed(141)
 inputs = torch.randn(48, 4)
 labels = inputs.argmax(dim=1)
 loader = DataLoader(TensorDataset(inputs, labels), batch_size=8, shuffle=True)
 model = nn.Linear(4, 4)
-optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
 meter = Accuracy()
 
 with milepost.Checkpointer(

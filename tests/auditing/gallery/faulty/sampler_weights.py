@@ -22,7 +22,7 @@ with milepost.Checkpointer(
     sys.argv[1] if len(sys.argv) > 1 else "runs/sampler_weights",
     model=model,
     optimizer=optimizer,
-    every=milepost.Every(steps=4),
+    every=milepost.Every(epochs=1),
 ) as run:
     for epoch in run.epochs(3):
         for batch, target in run.batches(loader):
