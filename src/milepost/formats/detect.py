@@ -45,6 +45,7 @@ class Format(NamedTuple):
 
 
 FORMATS: tuple[Format, ...] = (
+    Format("npz", starts=(b"PK\x03\x04",)),
     Format("npy", starts=(b"\x93NUMPY",)),
     Format("safetensors", starts=(b"",)),
 )
