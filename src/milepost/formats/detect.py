@@ -45,6 +45,7 @@ class Format(NamedTuple):
 
 
 FORMATS: tuple[Format, ...] = (
+    Format("pytorch", starts=(b"PK\x03\x04", b"\x80", b"L", b"")),
     Format("npz", starts=(b"PK\x03\x04",)),
     Format("npy", starts=(b"\x93NUMPY",)),
     Format("safetensors", starts=(b"",)),
