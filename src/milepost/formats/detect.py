@@ -49,6 +49,7 @@ FORMATS: tuple[Format, ...] = (
     Format("npz", starts=(b"PK\x03\x04",)),
     Format("npy", starts=(b"\x93NUMPY",)),
     Format("safetensors", starts=(b"",)),
+    Format("plain_pickle", starts=(b"\x80", b"(", b"]", b"}", b"c")),
 )
 """In the order they are asked: the more specific first."""
 

@@ -31,7 +31,7 @@ class Names:
     """
 
     def __init__(self, known: dict[str, Call] | None = None, constants: dict[str, Any] | None = None) -> None:
-        self._known = _PYTHON | NUMPY | (known or {})
+        self._known = {**_PYTHON, **NUMPY, "copyreg:_reconstructor": self._reconstructor, **(known or {})}
         self._constants = constants or {}
 
     def name(self, module: str, name: str) -> Any:
@@ -54,6 +54,10 @@ class Names:
         if (fault := fault_of_call(function)) is not None:
             raise _refused("calls", function, fault)
         return Thing(function, args)
+
+    def _reconstructor(self, cls: Any, base: Any, state: Any) -> Any:
+        """How protocols before 2 make an object of a class; `state` is what its built-in base class is made of."""
+        return self.call(cls, () if state is None else (state,))
 
     def persistent(self, key: Any) -> Any:
         raise FormatError("the pickle refers to an object that is not in it", found=repr(key)[:100])
@@ -123,12 +127,6 @@ def _bytes(value: Any = b"", encoding: Any = None) -> Any:
 def _bytearray(*args: Any) -> Any:
     made = _bytes(*args)
     return made if isinstance(made, Long) else bytearray(made)
-
-
-def _reconstructor(cls: Any, base: Any, state: Any) -> Any:
-    if not isinstance(cls, Global):
-        raise FormatError("an object is made of what is no class", found=type(cls).__name__)
-    return Thing(cls, () if state is None else (state,))
 
 
 def _attribute(holder: Any, name: Any, *default: Any) -> Any:
@@ -202,7 +200,6 @@ _PYTHON: dict[str, Call] = {
     "builtins:str": lambda text="": text if type(text) is str else _encode(text, "none"),
     "builtins:getattr": _attribute,
     "_codecs:encode": _encode,
-    "copyreg:_reconstructor": _reconstructor,
     "datetime:datetime": _moment(datetime.datetime, 10),
     "datetime:date": _moment(datetime.date, 4),
     "datetime:time": _moment(datetime.time, 6),

@@ -23,6 +23,8 @@ LONG = 64 * 1024
 """Bytes from which on bytes and texts stay in the file."""
 LONGEST_NUMBER = 4096
 """Bytes of an int, or of a line of the text protocol that holds a number."""
+LONGEST_TEXT_LINE = 16 * 1024 * 1024
+"""Bytes of a text in protocol 0, which has to be read to find its end."""
 NEWEST = 5
 
 _PIECE = 256 * 1024
@@ -154,14 +156,15 @@ class Machine:
 
     def _line(self, most: int = LONG) -> bytes:
         found = self._data.find(b"\n", self._at)
-        if found < 0:
-            self._more(min(most, self._source.size - self.position))
+        while found < 0:
+            have, left = len(self._data) - self._at, self._source.size - self.position
+            if have > most or have == left:
+                raise FormatError("a line of the pickle has no end, or is impossibly long", found=f"{have} bytes")
+            self._more(min(max(2 * have, 1), left))
             found = self._data.find(b"\n")
-            if found < 0:
-                raise FormatError("a line of the pickle has no end")
         line = self._data[self._at : found]
         if len(line) > most:
-            raise FormatError("a line of the pickle is impossibly long", found=f"{len(line)} bytes")
+            raise FormatError("a line of the pickle has no end, or is impossibly long", found=f"{len(line)} bytes")
         self._at = found + 1
         return line
 
@@ -240,15 +243,15 @@ class Machine:
             self._stack[-1] = bytearray(self._stack[-1])
 
     def _quoted(self) -> None:
-        line = self._line().strip()
+        line = self._line(LONGEST_TEXT_LINE).strip()
         if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in (b"'", b'"'):
             raise FormatError("a text in the pickle has no quotes")
         found, _ = codecs.escape_decode(line[1:-1])
         self._push(_text_or_bytes(found), 60 + len(line))
 
     def _raw_unicode(self) -> None:
-        line = self._line()
-        self._push(str(line, "raw-unicode-escape"), 60 + len(line))
+        line = self._line(LONGEST_TEXT_LINE)
+        self._push(str(line, "raw-unicode-escape"), 60 + 2 * len(line))
 
     def _int_line(self) -> None:
         line = self._line(LONGEST_NUMBER).strip()
