@@ -1,4 +1,5 @@
 """The machine against CPython's own pickle: the same values in every protocol, and nothing of what a pickle asks for is done."""
+# ruff: noqa: E501
 
 from __future__ import annotations
 
@@ -132,7 +133,7 @@ class Items(list[int]):
     pass
 
 
-Point = collections.namedtuple("Point", ["x", "y"])  # noqa: PYI024
+Point = collections.namedtuple("Point", ["x", "y"])
 
 
 @pytest.mark.parametrize("protocol", range(6))
@@ -197,11 +198,19 @@ def test_reading_goes_on_across_the_pieces_in_which_a_file_is_read() -> None:
 
 
 json = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary() | st.complex_numbers(allow_nan=False),
-    lambda inner: st.lists(inner)
-    | st.tuples(inner, inner)
-    | st.dictionaries(st.text() | st.integers() | st.tuples(st.integers(), st.text()), inner)
-    | st.sets(st.integers()),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text()
+    | st.binary()
+    | st.complex_numbers(allow_nan=False),
+    lambda inner: (
+        st.lists(inner)
+        | st.tuples(inner, inner)
+        | st.dictionaries(st.text() | st.integers() | st.tuples(st.integers(), st.text()), inner)
+        | st.sets(st.integers())
+    ),
     max_leaves=30,
 )
 
@@ -234,7 +243,12 @@ def test_single_opcodes(data: bytes, expected: Any) -> None:
 
 
 def test_the_old_ways_to_make_objects() -> None:
-    for data in (b"(i__main__\nConfig\n.", b"(c__main__\nConfig\no.", b"c__main__\nConfig\n)\x81.", b"c__main__\nConfig\n)}\x92."):
+    for data in (
+        b"(i__main__\nConfig\n.",
+        b"(c__main__\nConfig\no.",
+        b"c__main__\nConfig\n)\x81.",
+        b"c__main__\nConfig\n)}\x92.",
+    ):
         made = run(data)
         assert isinstance(made, Thing)
         assert str(made.cls) == "__main__:Config"
@@ -283,7 +297,13 @@ def test_opcodes_and_memory_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None
         run(b"N0" * 5000 + b"N.")
     monkeypatch.undo()
     monkeypatch.setattr(pickle_machine, "MOST_MEMORY", 1_000_000)
-    for bomb in (b"]" * 20_000, b"(" * 20_000, b"N" + b"\x94" * 20_000, (b"U\xff" + b"a" * 255) * 10_000, b"K\x05" * 200_000):
+    for bomb in (
+        b"]" * 20_000,
+        b"(" * 20_000,
+        b"N" + b"\x94" * 20_000,
+        (b"U\xff" + b"a" * 255) * 10_000,
+        b"K\x05" * 200_000,
+    ):
         with pytest.raises(UnsafeContentError, match="fills the memory"):
             run(bomb)
 

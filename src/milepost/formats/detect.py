@@ -44,7 +44,16 @@ class Format(NamedTuple):
     """Names of which a folder holds at least one; ``*`` and ``?`` stand for any."""
 
 
+MODEL_FILES = (
+    "*.safetensors.index.json", "*.bin.index.json", "*.safetensors", "pytorch_model*.bin", "trainer_state.json", "optimizer.bin",
+    "optimizer.pt", "random_states_*.pkl", "adapter_model.bin",
+)  # fmt: skip
+"""What is in the folders of Hugging Face's libraries."""
+
 FORMATS: tuple[Format, ...] = (
+    Format("distributed", holds=(".metadata",)),
+    Format("model_folder", holds=MODEL_FILES),
+    Format("sharded", starts=(b"{",)),
     Format("pytorch", starts=(b"PK\x03\x04", b"\x80", b"L", b"")),
     Format("npz", starts=(b"PK\x03\x04",)),
     Format("npy", starts=(b"\x93NUMPY",)),
@@ -87,7 +96,11 @@ def open_source(path: str) -> TensorSource | None:
         FormatError: the file is damaged, or of a kind that is not read.
         UnsafeContentError: it was made to do harm.
     """
-    place = look(path)
+    return open_place(look(path))
+
+
+def open_place(place: File | Folder) -> TensorSource | None:
+    """As `open_source`, of a place that was looked at."""
     module = find(place)
     if module is None:
         return None

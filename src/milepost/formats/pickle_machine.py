@@ -115,8 +115,9 @@ class Machine:
             error.where = error.where or f"{self._source.where}, at byte {self.position - start} of the pickle"
             raise
         except (IndexError, KeyError, TypeError, ValueError, ArithmeticError, struct.error) as error:
+            short = isinstance(error, IndexError | struct.error) and self.position >= self._source.size
             raise FormatError(
-                "the pickle cannot be understood",
+                "the pickle is cut short" if short else "the pickle cannot be understood",
                 where=f"{self._source.where}, at byte {self.position - start} of the pickle",
                 found=f"opcode {bytes([code])!r}: {str(error)[:100]}",
             ) from error

@@ -29,7 +29,9 @@ def open_source(place: File | Folder) -> TensorSource:
     machine = Machine(place, TorchNames())
     value = machine.run()
     if machine.position != place.size:
-        raise UnsafeContentError("something follows the pickle", where=place.where, found=f"{place.size - machine.position} bytes")
+        raise UnsafeContentError(
+            "something follows the pickle", where=place.where, found=f"{place.size - machine.position} bytes"
+        )
     contents = Contents(place.where)
     contents.add(value, "")
     return PickledSource(place.where, contents, {"format": NAME, **told(value)})

@@ -67,6 +67,25 @@ def open_source(place: File | Folder) -> TensorSource:
     return PickledSource(place.where, contents, metadata)
 
 
+def value_of(archive: Archive, name: str = "data") -> Any:
+    """The value of ``data.pkl``, or of another pickle, in an archive of torch, with its storages.
+
+    Raises:
+        FormatError: damaged, or not of a kind that is read.
+        UnsafeContentError: it was made to do harm.
+    """
+    prefix, where = _prefix(archive), archive.source.where
+    if prefix is None or f"{prefix}data.pkl" not in archive:
+        raise FormatError(
+            "this is a PyTorch archive of a kind that is not read", where=where, found="no data.pkl in it"
+        )
+    _bounded(archive)
+    order = _note(archive, f"{prefix}byteorder") or "little"
+    if order not in ("little", "big"):
+        raise FormatError("an unknown byte order", where=where, found=order[:100])
+    return _unpickle(archive, prefix, name, big_endian=order == "big")
+
+
 def _prefix(archive: Archive) -> str | None:
     """What the names of all members begin with (``archive/``), if it is one of PyTorch's."""
     first = next(iter(archive), "")

@@ -172,7 +172,8 @@ def _pair(state: Any) -> tuple[Any, ...]:
     return state if type(state) is tuple else (state,)
 
 
-def _dtype(named: Any) -> DType:
+def kind_of(named: Any) -> DType:
+    """The type of elements that a ``torch.dtype`` in a pickle stands for; `FormatError` if it is none."""
     name = named.content if isinstance(named, Foreign) and named.tag == "torch.dtype" else None
     if name not in DTYPES:
         raise FormatError("a tensor of a type that is not known", found=str(named)[:100])
@@ -198,7 +199,7 @@ def _tensor_v2(
 def _tensor_v3(
     storage: Any, offset: Any, shape: Any, strides: Any, grad: Any, hooks: Any, kind: Any, metadata: Any = None
 ) -> Any:
-    return _marked(Tensor(storage, offset, shape, strides, _dtype(kind)), metadata)
+    return _marked(Tensor(storage, offset, shape, strides, kind_of(kind)), metadata)
 
 
 def _quantized(storage: Any, offset: Any, shape: Any, strides: Any, scheme: Any, *_: Any) -> Any:
