@@ -62,6 +62,9 @@ class TensorSource(Mapping[str, npt.NDArray[Any]]):
             DamagedError: its bytes differ from their digest.
         """
 
+    def __contains__(self, path: object) -> bool:
+        return path in self.specs  # Mapping's own would read the tensor
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.specs)
 
