@@ -62,14 +62,14 @@ class TensorSource(Mapping[str, npt.NDArray[Any]]):
             DamagedError: its bytes differ from their digest.
         """
 
-    def __contains__(self, path: object) -> bool:
-        return path in self.specs  # Mapping's own would read the tensor
-
     def __iter__(self) -> Iterator[str]:
         return iter(self.specs)
 
     def __len__(self) -> int:
         return len(self.specs)
+
+    def __contains__(self, path: object) -> bool:
+        return path in self.specs  # a mapping would read the tensor
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.where}: {len(self)} tensors>"

@@ -112,7 +112,9 @@ class Machine:
                         return self._result()
                     _TABLE[code](self)
         except MilepostError as error:
-            error.where = error.where or f"{self._source.where}, at byte {self.position - start} of the pickle"
+            here = f"{self._source.where}, at byte {self.position - start} of the pickle"
+            if self._source.where not in (error.where or ""):
+                error.where = f"{here}: {error.where}" if error.where else here
             raise
         except (IndexError, KeyError, TypeError, ValueError, ArithmeticError, struct.error) as error:
             short = isinstance(error, IndexError | struct.error) and self.position >= self._source.size

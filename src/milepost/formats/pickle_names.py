@@ -59,7 +59,7 @@ _FRAMEWORKS = _words(
 
 _REBUILDS = re.compile(r"_\w+|\w*(un_?pickle|rebuild|reconstruct)\w*")
 """What functions are called that put objects together."""
-_REBUILDS_NOT = re.compile(r"_?(load|run|exec|eval|import|open|call|read|write|save|compile|make_function|builtin)\w*")
+_REBUILDS_NOT = re.compile(r"\w*(load|run|exec|eval|import|open|call|read|write|save|compile|make_function|builtin)\w*")
 
 
 def fault_of_name(named: Global) -> str | None:
