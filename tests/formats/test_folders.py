@@ -109,9 +109,7 @@ def test_metadata_that_are_wrong(distributed: Path, old: bytes, new: bytes, word
     assert old in data
     (distributed / ".metadata").write_bytes(data.replace(old, new))
     with pytest.raises(FormatError, match=words):
-        source = milepost.open(distributed)
-        for path in source:
-            source[path]
+        dict(milepost.open(distributed))
 
 
 def test_a_file_of_boxes_that_is_missing_or_cut_short(distributed: Path) -> None:
@@ -130,7 +128,9 @@ def index(folder: Path, weights: dict[str, str]) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ["../one.bin", "/etc/passwd", "a/../../b", "x\0y", "", "a" * 5000, "link.bin", "..", "a\\b"])
+@pytest.mark.parametrize(
+    "name", ["../one.bin", "/etc/passwd", "a/../../b", "x\0y", "", "a" * 5000, "link.bin", "..", "a\\b"]
+)
 def test_names_in_an_index_that_lead_out_of_the_folder(tmp_path: Path, name: str) -> None:
     (tmp_path / "f").mkdir()
     torch.save({"a": torch.ones(2)}, tmp_path / "one.bin")
@@ -167,7 +167,7 @@ def test_a_folder_with_one_bad_file_is_refused(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     index(tmp_path, {"a": "one.bin"})
     (tmp_path / "scheduler.pt").write_bytes(pickle.dumps(Evil()))
-    with pytest.raises(UnsafeContentError, match="posix.system"):
+    with pytest.raises(UnsafeContentError, match=r"posix\.system"):
         milepost.open(tmp_path)
     assert not Path("ran").exists()
 

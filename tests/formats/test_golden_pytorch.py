@@ -1,4 +1,4 @@
-"""Files that PyTorch and numpy wrote are read now as they were then, and no file that is a little wrong brings out anything but an error."""
+"""Files that PyTorch and numpy wrote are read now as they were then, and of files that are a little wrong come errors only."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mutants import survive
 
 import milepost
-
-from mutants import survive
 
 GOLDEN = Path(__file__).parent / "golden" / "pytorch"
 FILES = ["zip.pt", "legacy.pt", "script.pt", "arrays.npz", "plain.pkl", "text.pkl"]
@@ -24,7 +23,13 @@ def test_a_state_in_both_forms(name: str) -> None:
     assert source["model/count"] == 5
     np.testing.assert_array_equal(source["sparse~indices"], [[0, 1], [0, 1]])
     plain = source.plain
-    assert (plain["epoch"], plain["lr/0"], plain["lr/1"], plain["scalar"], plain["names"]) == (3, 0.5, None, 2.0, {"a", "b"})
+    assert (plain["epoch"], plain["lr/0"], plain["lr/1"], plain["scalar"], plain["names"]) == (
+        3,
+        0.5,
+        None,
+        2.0,
+        {"a", "b"},
+    )
 
 
 def test_the_others() -> None:

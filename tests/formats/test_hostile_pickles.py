@@ -149,7 +149,9 @@ def as_script(data: bytes, path: Path) -> None:
 FILES = [as_plain, as_zip, as_legacy, as_legacy_first, as_script]
 
 
-def refused(data: bytes, tmp_path: Path, words: str = ".", file: Callable[[bytes, Path], None] = as_zip) -> MilepostError:
+def refused(
+    data: bytes, tmp_path: Path, words: str = ".", file: Callable[[bytes, Path], None] = as_zip
+) -> MilepostError:
     file(data, tmp_path / "evil.pt")
     with pytest.raises(UnsafeContentError, match=words) as caught:
         milepost.open(tmp_path / "evil.pt")
@@ -305,10 +307,16 @@ def test_archives_that_say_two_things(tmp_path: Path, kind: str) -> None:
 
 # -- too much of everything --------------------------------------------------------------------------------------------
 
+
+def _laughs() -> bytes:
+    """Sixty tuples, each twice the one before."""
+    return b"(K\x01K\x02t" + b"2\x86" * 60 + b"."
+
+
 BOMBS: dict[str, Callable[[], bytes]] = {
     "lists in lists": lambda: b"]" * 500_000 + b"a" * 499_999 + b".",
     "tuples in tuples": lambda: b"N" + b"\x85" * 500_000 + b".",
-    "dicts in dicts": lambda: b"}" + (b"}U\x01a") * 100_000 + b".",
+    "dicts in dicts": lambda: b"}" + b"U\x01a}" * 100_000 + b"s" * 100_000 + b".",
     "a key of tuples in tuples": lambda: b"}N" + b"\x85" * 300_000 + b"Ns.",
     "a billion laughs": _laughs,
     "200,000 keys": lambda: b"}(" + b"".join(text(f"k{index}") + b"N" for index in range(200_000)) + b"u.",
@@ -330,11 +338,6 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "text of 2**40 characters": lambda: _numpy((2**40,), "U8"),
     "a dtype that is none": lambda: _numpy((1,), "zz"),
 }  # fmt: skip
-
-
-def _laughs() -> bytes:
-    """Sixty tuples, each twice the one before."""
-    return b"(K\x01K\x02t" + b"2\x86" * 60 + b"."
 
 
 def _colliding(index: int) -> bytes:
@@ -362,11 +365,18 @@ def test_too_much_of_everything(tmp_path: Path, name: str) -> None:
         source = milepost.open(tmp_path / "file.pt")
     except FormatError:
         return
-    assert name in ("200,000 keys that fall together", "a set that falls together", "a dtype that is none", "a place of the memo far away")
+    assert name in (
+        "200,000 keys that fall together",
+        "a set that falls together",
+        "a dtype that is none",
+        "a place of the memo far away",
+    )
     assert len(source.plain) in (1, 200_000)
 
 
-@pytest.mark.parametrize("key", ["../../etc/passwd", "a\0b", "a\nb", "x" * 10_000, "", "\ud800", "/", "~", "\x1b[2J", "‮"])
+@pytest.mark.parametrize(
+    "key", ["../../etc/passwd", "a\0b", "a\nb", "x" * 10_000, "", "\ud800", "/", "~", "\x1b[2J", "‮"]
+)
 def test_keys_of_every_kind(tmp_path: Path, key: str) -> None:
     torch.save({key: torch.arange(3), "outer": {key: 1}}, tmp_path / "file.pt") if key != "\ud800" else as_zip(
         pickle.dumps({key: 2, "outer": {key: 1}}), tmp_path / "file.pt"

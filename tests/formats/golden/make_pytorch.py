@@ -19,7 +19,11 @@ if __name__ == "__main__":
     torch.save(STATE, HERE / "zip.pt")
     torch.save(STATE, HERE / "legacy.pt", _use_new_zipfile_serialization=False)
     torch.jit.trace(torch.nn.Linear(2, 1), torch.ones(1, 2)).save(str(HERE / "script.pt"))
-    np.savez_compressed(HERE / "arrays.npz", a=np.arange(6.0).reshape(2, 3), b=np.array(["x", "yz"]), c=np.array([True]))
-    (HERE / "plain.pkl").write_bytes(pickle.dumps({"a": np.arange(3), "b": [1, 2.5, "x", None], "t": torch.arange(3)}, 4))
+    np.savez_compressed(
+        HERE / "arrays.npz", a=np.arange(6.0).reshape(2, 3), b=np.array(["x", "yz"]), c=np.array([True])
+    )
+    (HERE / "plain.pkl").write_bytes(
+        pickle.dumps({"a": np.arange(3), "b": [1, 2.5, "x", None], "t": torch.arange(3)}, 4)
+    )
     (HERE / "text.pkl").write_bytes(pickle.dumps({"a": np.arange(3), "b": [1, 2.5, "x", None]}, 0))
     dcp.save({"model": STATE["model"], "step": 5}, checkpoint_id=str(HERE / "distributed"))

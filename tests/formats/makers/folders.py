@@ -36,7 +36,9 @@ def bins() -> None:
     names = {}
     for part in (0, 1):
         name = f"pytorch_model-0000{part + 1}-of-00002.bin"
-        torch.save({key: value for index, (key, value) in enumerate(state.items()) if index % 2 == part}, out / "bins" / name)
+        torch.save(
+            {key: value for index, (key, value) in enumerate(state.items()) if index % 2 == part}, out / "bins" / name
+        )
         names |= {key: name for index, key in enumerate(state) if index % 2 == part}
     index = {"metadata": {"total_size": 48}, "weight_map": names}
     (out / "bins" / "pytorch_model.bin.index.json").write_text(json.dumps(index))
@@ -48,7 +50,9 @@ def trainer() -> None:
 
     model = tiny()
     rows = [{"input_ids": torch.arange(8), "labels": torch.arange(8)} for _ in range(8)]
-    arguments = TrainingArguments(str(out / "trainer"), max_steps=2, save_steps=2, report_to=[], use_cpu=True, logging_steps=1)
+    arguments = TrainingArguments(
+        str(out / "trainer"), max_steps=2, save_steps=2, report_to=[], use_cpu=True, logging_steps=1
+    )
     Trainer(model, arguments, train_dataset=rows).train()
     expect("trainer", model.state_dict())
 
@@ -113,7 +117,10 @@ def distributed(rank: int, port: int) -> None:
     }  # fmt: skip
     dcp.save(state, checkpoint_id=str(out / "distributed"))
     if rank == 0:
-        expect("distributed", {"model/rows": rows, "model/columns": columns, "model/whole": whole, "plain": torch.arange(3)})
+        expect(
+            "distributed",
+            {"model/rows": rows, "model/columns": columns, "model/whole": whole, "plain": torch.arange(3)},
+        )
     dist.destroy_process_group()
 
 
