@@ -45,13 +45,13 @@ class Format(NamedTuple):
 
 
 MODEL_FILES = (
-    "*.safetensors.index.json", "*.bin.index.json", "*.safetensors", "pytorch_model*.bin", "trainer_state.json", "optimizer.bin",
-    "optimizer.pt", "random_states_*.pkl", "adapter_model.bin",
+    "*.safetensors", "*.safetensors.index*.json", "*.bin.index*.json", "pytorch_model*.bin", "diffusion_pytorch_model*.bin",
+    "adapter_model.bin", "trainer_state.json", "optimizer.bin", "optimizer.pt", "random_states_*.pkl", "*mp_rank_*_model_states.pt",
 )  # fmt: skip
-"""What is in the folders of Hugging Face's libraries."""
+"""What is in the folders of Hugging Face's libraries, and of DeepSpeed."""
 
 FORMATS: tuple[Format, ...] = (
-    Format("distributed", holds=(".metadata",)),
+    Format("distributed", holds=(".metadata", "*.distcp")),
     Format("model_folder", holds=MODEL_FILES),
     Format("sharded", starts=(b"{",)),
     Format("pytorch", starts=(b"PK\x03\x04", b"\x80", b"L", b"")),

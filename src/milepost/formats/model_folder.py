@@ -1,118 +1,119 @@
-"""Folders that hold a model or a state of training in files side by side: of transformers (also its Trainer), diffusers, PEFT and
-Accelerate.
-
-Each file is a source of its own and appears below its name without the ending; of a model in several files, below the name of the
-model. JSON files that are known are plain values. Other files are not looked at.
+"""Folders of the Hugging Face libraries and DeepSpeed: a model, or all that Trainer or Accelerate needs to go on, with a file for
+each part: ``model.safetensors``, ``optimizer.pt``, ``trainer_state.json`` ... What is in ``optimizer.pt`` is below ``optimizer``.
 """
 
 from __future__ import annotations
 
+import os
+import re
 from fnmatch import fnmatchcase
 from typing import Any
 
-from milepost.core.paths import below, escape
-from milepost.core.readjson import Unreadable, read_json
+from milepost.core.foreign import Foreign
+from milepost.core.paths import escape
 from milepost.core.source import TensorSource
 from milepost.errors import FormatError
-from milepost.formats.detect import MODEL_FILES, open_place
+from milepost.formats import distributed, sharded
+from milepost.formats.detect import open_place
+from milepost.formats.joined import Joined, read_object
 from milepost.formats.place import File, Folder
-from milepost.formats.sharded import SUFFIX, Joined, open_index
 
-NAME = "a folder of model files"
-_TENSORS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
-_JSON = (
-    "trainer_state.json", "config.json", "generation_config.json", "adapter_config.json", "scheduler_config.json",
-    "model_index.json",
-)  # fmt: skip
-LARGEST_JSON = 16 * 1024 * 1024
-MOST_FILES = 1000
-MOST_LEVELS = 50
+NAME = "a folder of weights"
+MOST_PARTS = 5_000
+_PARTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
+_INDEX = re.compile(r"(?P<stem>.+)\.(safetensors|bin)\.index(?P<variant>\.\w+)?\.json")
+_PLAIN = ("config.json", "*_config.json", "trainer_state.json", "model_index.json")
+_DEEPSPEED = "*mp_rank_*_model_states.pt"
+_WEIGHTS = ("pytorch_model", "diffusion_pytorch_model")
+"""Names of weights that are called ``model`` here, as they are in every newer folder."""
+
+_KINDS = {
+    "trainer_state.json": "a checkpoint of the Hugging Face Trainer",
+    "random_states_*.pkl": "a checkpoint of Accelerate",
+    _DEEPSPEED: "a checkpoint of DeepSpeed",
+    "adapter_config.json": "an adapter of PEFT",
+    "config.json": "a model of the Hugging Face libraries",
+}
 
 
 def recognises(place: File | Folder) -> bool:
     """See `milepost.formats.detect.FormatModule`."""
-    return isinstance(place, Folder) and any(_like(name, MODEL_FILES) for name in place.names if place.has(name))
+    return isinstance(place, Folder)  # by the names that `milepost.formats.detect` has
 
 
 def open_source(place: File | Folder) -> TensorSource:
     """See `milepost.formats.detect.FormatModule`."""
     assert isinstance(place, Folder)
-    # A link in a folder that leads elsewhere is an error only for files that are needed.
-    names = [name for name in place.names if _like(name, (*_TENSORS, *_JSON, f"*{SUFFIX}")) and place.has(name)]
-    if len(names) > MOST_FILES:
-        raise FormatError("more files than are looked at", where=place.where, found=f"{len(names)}")
-    parts: dict[str, tuple[TensorSource, str]] = {}
-    plain: dict[str, Any] = {}
-    notes: dict[str, dict[str, Any]] = {}
-    shards: set[str] = set()
-    stems: set[str] = set()
-    for name in sorted(names, key=lambda name: not name.endswith(SUFFIX)):
-        if name in shards:
-            continue
-        file = place.file(name)
-        if name in _JSON:
-            notes[name] = _read_json(file)
-            _flatten(notes[name], escape(name.removesuffix(".json")), plain, file.where)
-            continue
-        if name.endswith(SUFFIX):
-            source, used = open_index(file)
-            shards |= used
-            stem = name.removesuffix(SUFFIX).rpartition(".")[0]
+    return _joined(place, _items(place))
+
+
+def _joined(place: Folder, items: dict[str, str]) -> TensorSource:
+    if len(items) > MOST_PARTS:
+        raise FormatError(
+            "more files than are read", where=place.where, expected=f"at most {MOST_PARTS:,}", found=f"{len(items):,}"
+        )
+    texts = {name: read_object(place.file(name)) for name in items.values() if _like(name, *_PLAIN)}
+    made = Joined(place.where, _told(place, texts))
+    for item, name in items.items():
+        if name in texts:
+            made.tell_all(escape(item), texts[name])
+        elif (part := _open(place, name)) is not None:
+            made.add(part, escape(item))
         else:
-            opened = None if name.endswith(".json") else open_place(file)
-            if opened is None:
-                continue
-            source, stem = opened, name.rpartition(".")[0]
-        stem = name if stem in stems else stem
-        stems.add(stem)
-        parts |= {below(escape(stem)) + path: (source, path) for path in source.specs}
-        plain |= {below(escape(stem)) + path: value for path, value in source.plain.items()}
-    return Joined(place.where, parts, plain, _metadata(place, notes))
+            made.tell(escape(item), Foreign("file", {"name": name}, "of a format that is not read"))
+    return made
 
 
-def _like(name: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def _metadata(place: Folder, notes: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """What kind of folder it is, and what its JSON files say of step, epoch and writer."""
-    trainer = notes.get("trainer_state.json")
-    accelerate = any(_like(name, ("random_states_*.pkl", "optimizer.bin")) for name in place.names)
-    found: dict[str, Any] = {
-        "format": "a checkpoint folder of the Hugging Face Trainer" if trainer is not None
-        else "a checkpoint folder of Accelerate" if accelerate else NAME
-    }  # fmt: skip
-    version = notes.get("config.json", {}).get("transformers_version")
-    if isinstance(version, str):
-        found["written_by"] = {"transformers": version}
-    for word, name in (("step", "global_step"), ("epoch", "epoch")):
-        value = (trainer or {}).get(name)
-        if type(value) in (int, float):
-            found[word] = value
+def _items(place: Folder, *, folders: bool = True) -> dict[str, str]:
+    """What each part is called here -> the name of its file (or, if asked for, folder)."""
+    indexes = [name for name in place.names if _INDEX.fullmatch(name)]
+    shards = {shard for index in indexes for shard in sharded.files_named(place.file(index))}
+    found: dict[str, str] = {}
+    for name in place.names:
+        index = _INDEX.fullmatch(name)
+        if index is not None:
+            item = index["stem"] + (index["variant"] or "")
+        elif name not in shards and (_like(name, *_PARTS, *_PLAIN) or (folders and _is_part(place, name))):
+            item = os.path.splitext(name)[0]
+        else:
+            continue
+        item = "model" if item in _WEIGHTS and "model" not in found else item
+        found[name if item in found else item] = name
     return found
 
 
-def _read_json(file: File) -> dict[str, Any]:
-    if file.size > LARGEST_JSON:
-        raise FormatError("the file is larger than its kind is", where=file.where, found=f"{file.size} bytes")
-    try:
-        return read_json(file.read(0, file.size), dict[str, Any])
-    except Unreadable as error:
-        raise FormatError("the file is no JSON", where=file.where, found=str(error)[:200]) from error
+def _is_part(place: Folder, name: str) -> bool:
+    """Whether `name` is a folder in which a part of the checkpoint is: what is sharded over processes."""
+    if not os.path.isdir(os.path.join(place.where, name)):
+        return False
+    inner = place.folder(name)
+    return distributed.recognises(inner) or any(_like(file, _DEEPSPEED) for file in inner.names)
 
 
-def _flatten(value: Any, path: str, plain: dict[str, Any], where: str) -> None:
-    """Enter what is in `value`, by path."""
-    waiting = [(path, value, 0)]
-    while waiting:
-        at, node, level = waiting.pop()
-        if level > MOST_LEVELS:
-            raise FormatError(f"values are nested more than {MOST_LEVELS} levels deep", where=where)
-        if isinstance(node, dict) and node:
-            inner = [(below(at) + escape(key), item, level + 1) for key, item in node.items()]
-        elif isinstance(node, list) and node:
-            inner = [(f"{below(at)}{index}", item, level + 1) for index, item in enumerate(node)]
-        else:
-            plain[at] = node
-            continue
-        waiting += reversed(inner)
+def _open(place: Folder, name: str) -> TensorSource | None:
+    if os.path.isdir(os.path.join(place.where, name)):
+        inner = place.folder(name)
+        return (
+            distributed.open_source(inner)
+            if distributed.recognises(inner)
+            else _joined(inner, _items(inner, folders=False))
+        )
+    file = place.file(name)
+    return sharded.open_source(file) if _INDEX.fullmatch(name) else open_place(file)
+
+
+def _told(place: Folder, texts: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    kinds = (kind for mark, kind in _KINDS.items() if any(_like(name, mark) for name in place.names))
+    told: dict[str, Any] = {"format": next(kinds, NAME)}
+    version = texts.get("config.json", {}).get("transformers_version")
+    if isinstance(version, str):
+        told["written_by"] = {"transformers": version}
+    state = texts.get("trainer_state.json", {})
+    for word, name in (("step", "global_step"), ("epoch", "epoch")):
+        if type(state.get(name)) in (int, float):
+            told[word] = state[name]
+    return told
+
+
+def _like(name: str, *patterns: str) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)

@@ -42,21 +42,13 @@ def open_source(place: File | Folder) -> TensorSource:
     archive = archive_of(place)
     prefix = _prefix(archive)
     assert prefix is not None
-    if f"{prefix}data.pkl" not in archive:
-        raise FormatError(
-            "this is a PyTorch archive of a kind that is not read", where=place.where, found="no data.pkl in it"
-        )
-    _bounded(archive)
+    value = value_of(archive)
     version = _note(archive, f"{prefix}version") or _note(archive, f"{prefix}.data/version")
-    order = _note(archive, f"{prefix}byteorder") or "little"
-    if order not in ("little", "big"):
-        raise FormatError("an unknown byte order", where=place.where, found=order[:100])
     script = f"{prefix}constants.pkl" in archive
     contents = Contents(place.where)
-    value = _unpickle(archive, prefix, "data", big_endian=order == "big")
     contents.add(value, "")
     if script:
-        constants = _unpickle(archive, prefix, "constants", big_endian=order == "big")
+        constants = value_of(archive, "constants")
         if constants != ():
             contents.add(constants, "constants")
     metadata = {

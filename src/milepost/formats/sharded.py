@@ -1,107 +1,98 @@
-"""Models in several files, as Hugging Face's libraries split them: ``NAME.index.json`` says in which file each tensor is."""
+"""Weights in several files and an index of them, as the Hugging Face libraries write: ``model.safetensors.index.json`` and
+``pytorch_model.bin.index.json`` have under ``weight_map`` the file that each tensor is in.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
-import msgspec
-import numpy.typing as npt
-
 from milepost.core.paths import escape
-from milepost.core.readjson import Unreadable, read_json
-from milepost.core.source import TensorSource, TensorSpec
-from milepost.errors import FormatError
+from milepost.core.source import TensorSource
+from milepost.errors import FormatError, NotFoundError
+from milepost.formats.detect import open_place
+from milepost.formats.joined import Joined, read_object
 from milepost.formats.place import File, Folder
-from milepost.formats.source import FormatSource
 
-NAME = "an index of a model in several files"
-SUFFIX = ".index.json"
-LARGEST = 32 * 1024 * 1024
-"""Bytes of an index."""
-MOST_FILES = 4096
-
-
-class _Index(msgspec.Struct):
-    weight_map: dict[str, str]
-    metadata: dict[str, Any] = {}
-
-
-class Joined(FormatSource):
-    """Sources side by side; each path belongs to one of them.
-
-    Args:
-        where: the place, for people.
-        parts: path -> (source, path in it).
-        plain: path -> plain value.
-        metadata: as `FormatSource`.
-    """
-
-    def __init__(
-        self, where: str, parts: Mapping[str, tuple[TensorSource, str]], plain: dict[str, Any], metadata: dict[str, Any]
-    ) -> None:
-        super().__init__(where, {path: source.specs[inner] for path, (source, inner) in parts.items()}, plain, metadata)
-        self._parts = parts
-
-    def _read(self, path: str, spec: TensorSpec) -> npt.NDArray[Any]:
-        source, inner = self._parts[path]
-        return source[inner]
+NAME = "an index of weights in several files"
+MOST_FILES = 5_000
+_MAP = "weight_map"
 
 
 def recognises(place: File | Folder) -> bool:
     """See `milepost.formats.detect.FormatModule`."""
-    return (
-        isinstance(place, File)
-        and place.name.endswith(SUFFIX)
-        and b'"weight_map"' in place.read(0, min(place.size, LARGEST))
-    )
+    if not isinstance(place, File) or not place.head.lstrip().startswith(b"{"):
+        return False
+    return f'"{_MAP}"'.encode() in place.head
 
 
 def open_source(place: File | Folder) -> TensorSource:
     """See `milepost.formats.detect.FormatModule`."""
     assert isinstance(place, File)
-    source, _ = open_index(place)
-    return source
+    index = read_object(place)
+    files = _files(index, place.where)
+    made = Joined(place.where, {"format": "weights in several files", "files": len(files)})
+    at = {escape(name): file for name, file in index[_MAP].items()}
+    for name, wanted in files.items():
+        part = _open(place, name)
+        there = set(map(_unmarked, (*part.specs, *part.plain)))
+        lost = next((key for key in wanted if _unmarked(escape(key)) not in there), None)
+        if lost is not None:
+            raise FormatError(
+                f"tensor {lost!r} is not in the file that the index names", where=place.where, found=name[:200]
+            )
+        # What a file has beside what the index says is shown as well, unless the index means that of another file.
+        made.add(part, wanted=_of(name, at))
+    if index.get("metadata"):
+        made.tell_all(escape("__metadata__"), index["metadata"])
+    return made
 
 
-def open_index(index: File) -> tuple[TensorSource, set[str]]:
-    """The tensors of the files that `index` names, and these names.
+def _unmarked(path: str) -> str:
+    """Of a tensor that consists of several (sparse ...) each has its mark behind the path, or is below it."""
+    return re.split(r"~(?=[a-z])|/", path, maxsplit=1)[0]
 
-    Raises:
-        FormatError: the index, or a file, is damaged, or they do not fit together.
-        UnsafeContentError: a name leads out of the folder.
-        NotFoundError: a file is missing.
-    """
-    from milepost.formats.detect import open_place
 
-    if index.size > LARGEST:
-        raise FormatError("the index is impossibly large", where=index.where, found=f"{index.size} bytes")
+def _of(name: str, at: dict[str, str]) -> Callable[[str], bool]:
+    return lambda path: at.get(path, name) == name
+
+
+def files_named(place: File) -> set[str]:
+    """The files that an index names; raises as `open_source` does where it cannot be read."""
+    return set(_files(read_object(place), place.where))
+
+
+def _files(index: dict[str, Any], where: str) -> dict[str, list[str]]:
+    """File -> names of the tensors in it."""
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    entries = index.get(_MAP)
+    if not isinstance(entries, dict):
+        raise FormatError(f"the index has no {_MAP}", where=where)
+    for name, file in entries.items():
+        if not isinstance(file, str):
+            raise FormatError(f"the index names no file for tensor {name!r}", where=where, found=repr(file)[:100])
+        found[file].append(name)
+    if len(found) > MOST_FILES:
+        raise FormatError(
+            "more files than are read", where=where, expected=f"at most {MOST_FILES:,}", found=f"{len(found):,}"
+        )
+    return found
+
+
+def _open(index: File, name: str) -> TensorSource:
     try:
-        told = read_json(index.read(0, index.size), _Index)
-    except Unreadable as error:
-        raise FormatError("the index cannot be read", where=index.where, found=str(error)[:200]) from error
-    names = sorted(set(told.weight_map.values()))
-    if len(names) > MOST_FILES:
-        raise FormatError("the index names impossibly many files", where=index.where, found=f"{len(names)}")
-    shards = {}
-    for name in names:
         file = index.folder.file(name, index.where)
-        source = None if name.endswith(SUFFIX) else open_place(file)
-        if source is None:
-            raise FormatError("a file that the index names is of no format that is read", where=file.where)
-        shards[name] = source
-    parts = {path: (source, path) for source in shards.values() for path in source.specs}
-    # Of a tensor of several parts (sparse ...) the first part of the path is what the index names.
-    tops = {
-        name: {inner.split("/")[0].split("~")[0] for inner in (*shard.specs, *shard.plain)}
-        for name, shard in shards.items()
-    }
-    for key, name in told.weight_map.items():
-        path = escape(key)
-        if path in shards[name].specs:
-            parts[path] = (shards[name], path)
-        elif path.split("~")[0] not in tops[name]:
-            raise FormatError(f"tensor {key!r} is not in the file that the index names", where=index.where, found=name)
-    plain = {path: value for source in shards.values() for path, value in source.plain.items()}
-    metadata = {"format": f"{len(shards)} files, joined by an index"}
-    return Joined(index.where, parts, plain, metadata), set(names)
+    except NotFoundError as error:
+        raise NotFoundError(
+            "a file that the index names is missing", where=index.where, found=f"no {name[:200]}",
+            hint="copy or download the rest of the checkpoint",
+        ) from error  # fmt: skip
+    source = None if recognises(file) else open_place(file)
+    if source is not None:
+        return source
+    raise FormatError(
+        "a file that the index names is of no format that is read",
+        where=file.where, hint="a Git LFS pointer stands for a file that was not downloaded",
+    )  # fmt: skip
