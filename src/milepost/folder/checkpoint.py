@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from milepost.core import dtypes, tree
+from milepost.core.boxes import place_box
 from milepost.core.digest import CHUNK, PREFIX, Checker, digest, file_digest
 from milepost.core.layout import LARGEST_HEADER, Span, nbytes, overlaps, parse
 from milepost.core.manifest import Manifest, Shard, Tensor, decode
@@ -244,22 +245,6 @@ def changed(shards: Sequence[Shard], where: str) -> DamagedError:
         expected=shards[0].digest.removeprefix(PREFIX) if len(shards) == 1 else None,
         hint="use another checkpoint; `milepost verify` names all that is damaged",
     )
-
-
-def place_box(
-    out: npt.NDArray[Any],
-    kind: dtypes.DType,
-    shape: tuple[int, ...],
-    offset: tuple[int, ...],
-    box: tuple[int, ...],
-    data: bytes,
-) -> None:
-    """Copy a box of `box` elements at `offset` into the bytes `out` of a tensor of `shape`."""
-    width = kind.bits // 8
-    whole = out.reshape(*shape, width)
-    whole[tuple(slice(first, first + size) for first, size in zip(offset, box, strict=True))] = np.frombuffer(
-        data, np.uint8
-    ).reshape(*box, width)
 
 
 def _read_ahead(
