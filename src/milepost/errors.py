@@ -13,6 +13,7 @@
     ├── NotFoundError          name another run, checkpoint or path
     ├── DamagedError           use another checkpoint; this one's bytes are wrong
     ├── FormatError            update milepost, or this was never a checkpoint
+    │   └── UnsafeContentError     keep away from the file: it was made to do harm
     ├── StorageError           make room or get permission
     │   └── DiskFullError
     ├── BusyError              wait, or take over
@@ -193,6 +194,12 @@ class FormatError(MilepostError):
 
     kind = "format"
     exit_code = 6
+
+
+class UnsafeContentError(FormatError):
+    """A file that asks for what none needs: to leave its folder, to fill the memory, to mislead its reader."""
+
+    kind = "unsafe-content"
 
 
 class StorageError(MilepostError):

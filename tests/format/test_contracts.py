@@ -47,6 +47,7 @@ def test_the_kinds_and_exit_codes_of_errors() -> None:
         "NotFoundError": ("not-found", 4),
         "DamagedError": ("damaged", 5),
         "FormatError": ("format", 6),
+        "UnsafeContentError": ("unsafe-content", 6),
         "StorageError": ("storage", 7),
         "DiskFullError": ("disk-full", 7),
         "BusyError": ("busy", 8),

@@ -11,11 +11,11 @@ import pytest
 from milepost.core.manifest import Tensor, decode, encode
 from milepost.errors import NotFoundError
 from milepost.ops.contents import Entry, entries_of, files_of
-from milepost.ops.refs import open as open_ref
+from milepost.ops.refs import open_checkpoint
 
 
 def contents(where: object, prefix: str = "") -> dict[str, Entry]:
-    checkpoint = open_ref(str(where))
+    checkpoint = open_checkpoint(str(where))
     return {entry.path: entry for entry in entries_of(checkpoint, files_of(checkpoint), prefix)}
 
 
@@ -59,7 +59,7 @@ def test_only_what_is_below_a_path(saved: Path) -> None:
 
 def test_files_and_who_else_has_them(saved: Path) -> None:
     def names() -> dict[str, int]:
-        return {file.name: file.names for file in files_of(open_ref(str(saved)))}
+        return {file.name: file.names for file in files_of(open_checkpoint(str(saved)))}
 
     assert names() == {"model.safetensors": 2, "optimizer.safetensors": 1}
     (saved / "optimizer.safetensors").unlink()

@@ -14,7 +14,7 @@ from milepost.folder.run import RunFolder
 from milepost.folder.tags import pin_name, set_tag
 from milepost.folder.verify import verify_fully
 from milepost.ops.pruning import carry_out, plan
-from milepost.ops.refs import open as open_ref
+from milepost.ops.refs import open_checkpoint
 from milepost.storage.local import LocalStorage
 
 Make = Callable[..., RunFolder]
@@ -76,7 +76,7 @@ def test_what_is_left_keeps_the_bytes_it_shared(start_job: Callable[..., Any], t
     carry_out(job.run, found.doomed, lambda _: None)
     assert before - _disk_use(run_path) == found.freed
     assert shared.stat().st_nlink == 1
-    assert [finding.problem for finding in verify_fully(open_ref(run_path))] == [None, None]
+    assert [finding.problem for finding in verify_fully(open_checkpoint(run_path))] == [None, None]
 
 
 def test_a_job_that_shares_with_what_was_pruned_saves_on(start_job: Callable[..., Any]) -> None:
@@ -87,7 +87,7 @@ def test_a_job_that_shares_with_what_was_pruned_saves_on(start_job: Callable[...
     carry_out(job.run, [job.run.look("step-00000002")], lambda _: None)  # even the one that the next save would link to
     job.save(3)
     assert folders(job.run) == ["step-00000003"]
-    assert [finding.problem for finding in verify_fully(open_ref(job.run.where))] == [None]
+    assert [finding.problem for finding in verify_fully(open_checkpoint(job.run.where))] == [None]
 
 
 def test_what_a_job_replaced_since_is_left_alone(start_job: Callable[..., Any]) -> None:

@@ -160,37 +160,25 @@ def test_a_name_no_file_system_has_is_a_storage_error(tmp_path: Path) -> None:
         refs.open(str(tmp_path / ("x" * 5000)))
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "what"),
-    [
-        ("model.pt", b"PK\x03\x04rest", "a PyTorch file"),
-        ("model.keras", b"PK\x03\x04rest", "a Keras model"),
-        ("arrays.npz", b"PK\x03\x04rest", "a numpy archive"),
-        ("old.pth", b"\x80\x02\x8a\nl\xfc", "a pickle file of PyTorch"),
-        ("weights.h5", b"\x89HDF\r\n\x1a\n...", "an HDF5 file"),
-        ("x.npy", b"\x93NUMPY\x01\x00", "a numpy array"),
-        ("x.gguf", b"GGUF\x03\x00\x00\x00", "a GGUF file"),
-        ("model.safetensors", (2).to_bytes(8, "little") + b"{}", "a safetensors file"),
-        ("ckpt.index", b"anything", "a TensorFlow checkpoint"),
-    ],
-)
-def test_foreign_files_are_called_by_their_name(tmp_path: Path, name: str, content: bytes, what: str) -> None:
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(FormatError) as caught:
-        refs.open(tmp_path / name)
-    assert caught.value.found == what
+def test_files_of_other_formats_are_opened_but_are_no_runs(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.arange(3))
+    (tmp_path / "x.npy").rename(tmp_path / "weights@best")  # known by what is in it
+    source = refs.open(tmp_path / "weights@best")
+    assert source["array"].tolist() == [0, 1, 2]
+    assert source.metadata["format"] == "a numpy array"
+    with pytest.raises(FormatError, match="of another format") as caught:
+        refs.open_run(tmp_path / "weights@best")
+    assert caught.value.found == "a numpy array"
     assert "checkpoint folder of milepost" in str(caught.value.expected)
+    with pytest.raises(ReferenceSyntaxError, match="@ follows a run directory"):
+        refs.open(f"{tmp_path}/weights@best@latest")
 
 
-@pytest.mark.parametrize(
-    ("inside", "what"),
-    [(".metadata", "a folder of torch.distributed.checkpoint"), ("saved_model.pb", "a TensorFlow SavedModel")],
-)
-def test_foreign_folders_too(tmp_path: Path, inside: str, what: str) -> None:
-    (tmp_path / inside).write_bytes(b"")
-    with pytest.raises(FormatError) as caught:
-        refs.open_run(tmp_path)
-    assert caught.value.found == what
+def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "model.pt")
+    with pytest.raises(FormatError, match="not a regular file") as caught:
+        refs.open(tmp_path / "model.pt")
+    assert caught.value.found == "a pipe"
 
 
 def test_other_places(make_run: Make, tmp_path: Path) -> None:
@@ -201,7 +189,7 @@ def test_other_places(make_run: Make, tmp_path: Path) -> None:
     (tmp_path / "lost" / "milepost.json").unlink()
     for place, kind, message in [
         ("s3://bucket/run", FormatError, "not URLs"),
-        (tmp_path / "notes.txt", FormatError, "not a checkpoint of milepost"),
+        (tmp_path / "notes.txt", FormatError, "no checkpoint that milepost can read"),
         (tmp_path / "empty", NotFoundError, "neither a run directory nor a checkpoint"),
         (tmp_path / "notes.txt" / "run", NotFoundError, "nothing at this place"),
         (tmp_path / "run" / "milepost.json", FormatError, "name the folder"),

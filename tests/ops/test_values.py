@@ -13,7 +13,7 @@ from milepost.core import dtypes
 from milepost.errors import NotFoundError, ScriptError, StorageError
 from milepost.folder.checkpoint import Checkpoint
 from milepost.ops import values
-from milepost.ops.refs import open as open_ref
+from milepost.ops.refs import open_checkpoint
 
 SHORT = [name for name, kind in dtypes.TABLE.items() if kind.numpy is not None and kind.numpy.isbuiltin != 1]
 
@@ -23,7 +23,7 @@ def checkpoint(start_job: Callable[..., Any]) -> Checkpoint:
     job = start_job()
     state = {"w": np.ones((2, 3)), "config": {"layers": [1, 2], "a/b": (3,)}, "empty": {}}
     job.save(1, {"model": state})
-    return open_ref(job.run.where)
+    return open_checkpoint(job.run.where)
 
 
 def test_a_tensor_a_value_and_a_container(checkpoint: Checkpoint) -> None:

@@ -48,11 +48,11 @@ def cat(
         than 1,000 elements (--all gives them); NaN and infinities are text
     """
     from milepost.ops import values
-    from milepost.ops.refs import open as open_ref
+    from milepost.ops.refs import open_checkpoint
 
     if npy is not None and len(paths) != 1:
         raise typer.BadParameter("--npy writes one tensor: give one PATH")
-    checkpoint = open_ref(ref)
+    checkpoint = open_checkpoint(ref)
     found = [values.read(checkpoint, path) for path in paths]
     if npy is not None:
         array = found[0].array

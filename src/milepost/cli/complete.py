@@ -125,9 +125,9 @@ def _metrics_of(place: str) -> Iterable[str]:
 
 def _paths_of(ref: str, incomplete: str) -> Iterable[str]:
     from milepost.core import tree
-    from milepost.ops.refs import open as open_ref
+    from milepost.ops.refs import open_checkpoint
 
-    for item, structure in open_ref(ref).manifest.items.items():
+    for item, structure in open_checkpoint(ref).manifest.items.items():
         for node in tree.walk(structure, item):
             if node.path.startswith(incomplete):
                 following = node.path.find("/", len(incomplete))

@@ -45,10 +45,9 @@ def show(
         values: {PATH: {kind, value}}, the value typed as in the manifest
     """
     from milepost.ops.contents import entries_of, files_of
-    from milepost.ops.refs import open as open_ref
-    from milepost.ops.refs import wording
+    from milepost.ops.refs import open_checkpoint, wording
 
-    checkpoint = open_ref(ref)
+    checkpoint = open_checkpoint(ref)
     with wording("look at the files", checkpoint.where):
         files = files_of(checkpoint)
     entries = entries_of(checkpoint, files, prefix)

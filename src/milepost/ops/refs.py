@@ -1,8 +1,8 @@
 """REF: how a checkpoint is named, on the command line and in Python alike.
 
-``PLACE[@WHICH]``. PLACE is a run directory or a checkpoint folder, also one that was copied out of its run. WHICH is
-``latest`` (the default), ``best``, ``good``, ``step=1200``, ``~2``, a tag or the name of a checkpoint folder (see
-`milepost.folder.which`).
+``PLACE[@WHICH]``. PLACE is a run directory or a checkpoint folder, also one that was copied out of its run; or a file or folder of
+another format. WHICH is ``latest`` (the default), ``best``, ``good``, ``step=1200``, ``~2``, a tag or the name of a checkpoint
+folder (see `milepost.folder.which`); only runs have one.
 
 A path that exists as it stands is a PLACE, whatever is in its name. Otherwise the last ``@`` divides the two, unless
 a ``/`` follows it: WHICH never has one, folders do.
@@ -13,17 +13,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, NamedTuple
 
 from milepost.errors import FormatError, MilepostError, NotFoundError, ReferenceSyntaxError
 from milepost.folder import names
 from milepost.folder.run import Listed, RunFolder
 from milepost.folder.which import find
-from milepost.ops import foreign
 from milepost.storage.base import Storage, storage_error
 from milepost.storage.local import LocalStorage
 
 if TYPE_CHECKING:
+    from milepost.core.source import TensorSource
     from milepost.folder.checkpoint import Checkpoint
 
 DEEPEST = 4
@@ -72,26 +73,45 @@ class Ref(NamedTuple):
         return self.place if self.which is None else f"{self.place}@{self.which}"
 
 
-def open(ref: str | os.PathLike[str] | Ref) -> Checkpoint:  # noqa: A001 - it is milepost.open
-    """Open a checkpoint for reading; its manifest is read and checked at once, tensors on demand.
+def open(ref: str | os.PathLike[str] | Ref) -> TensorSource:  # noqa: A001 - it is milepost.open
+    """Open a checkpoint for reading, one of milepost or of another format; no framework is needed, and nothing in a file is
+    executed. Its manifest, header or index is read and checked at once, tensors on demand.
 
     Raises:
         ReferenceSyntaxError: `ref` cannot be read.
         NotFoundError: there is no such place, or no such checkpoint in the run.
         MetricError: ``best`` in a run whose metric is not known.
-        FormatError: something else than a checkpoint of milepost, or written by a newer one.
+        FormatError: no format that milepost reads, or one from a newer version; a damaged file of another format.
+        UnsafeContentError: a file that was made to do harm.
         DamagedError: the manifest was changed or cut short.
         StorageError: the storage refused.
 
     Example:
         >>> milepost.open("runs/mnist@best")["model/fc1.weight"].shape
         (512, 784)
+        >>> milepost.open("model.pt").plain["epoch"]
+        12
     """
+    ref = ref if isinstance(ref, Ref) else Ref.parse(ref)
+    kind = _kind(ref.place)
+    if kind in ("run", "checkpoint"):
+        return open_checkpoint(ref)
+    from milepost.formats.detect import open_source
+
+    source = None if kind in ("url", "nothing") else open_source(ref.place)
+    if source is None:
+        raise _nothing_of_ours(ref.place, kind)
+    if ref.which is not None:
+        raise ReferenceSyntaxError("@ follows a run directory", found=str(ref), hint=ref.place)
+    return source
+
+
+def open_checkpoint(ref: str | os.PathLike[str] | Ref) -> Checkpoint:
+    """Open a checkpoint of milepost; raises as `open` does, `FormatError` too where another format would be read."""
     from milepost.folder.checkpoint import Checkpoint  # numpy, which a listing does without
 
     ref = ref if isinstance(ref, Ref) else Ref.parse(ref)
-    kind = _kind(ref.place)
-    if kind == "checkpoint":
+    if _kind(ref.place) == "checkpoint":
         _one_only(ref)
         return Checkpoint(_checkpoint_storage(ref.place))
     run = open_run(ref.place)
@@ -244,7 +264,8 @@ def _kind(place: str) -> str:
         with wording("look at the place", place), suppress(FileNotFoundError, NotADirectoryError):
             os.stat(os.path.join(place, name))
             return kind
-    return "file" if os.path.lexists(place) else "nothing"
+    # A TensorFlow checkpoint is named by what the names of its files begin with.
+    return "file" if os.path.lexists(place) or os.path.isfile(place + ".index") else "nothing"
 
 
 def _checkpoint_storage(place: str) -> LocalStorage:
@@ -280,7 +301,7 @@ def _nothing_of_ours(place: str, kind: str) -> MilepostError:
     if kind == "url":
         return FormatError("milepost opens folders on this machine, not URLs", where=place, expected=expected)
     if kind == "nothing":
-        near = foreign.similar(place)
+        near = _similar(place)
         return NotFoundError(
             "there is nothing at this place",
             where=place,
@@ -289,11 +310,15 @@ def _nothing_of_ours(place: str, kind: str) -> MilepostError:
         )
     if os.path.basename(place) in (names.RUN, names.MANIFEST):
         return FormatError("name the folder, not the file in it", where=place, hint=os.path.dirname(place) or ".")
-    found = foreign.describe(place)
+    from milepost.formats.detect import describe
+
+    found = describe(place)
     if found is not None:
-        return FormatError("milepost does not open this format", where=place, expected=expected, found=found)
+        return FormatError("this is of another format", where=place, expected=expected, found=found)
     if kind == "file":
-        return FormatError("this is not a checkpoint of milepost", where=place, expected=expected, found="a file")
+        return FormatError(
+            "this is no checkpoint that milepost can read", where=place, expected=expected, found="a file"
+        )
     if os.path.isdir(os.path.join(place, names.ATTEMPTS)):
         return NotFoundError(f"this run directory has lost its {names.RUN}", where=place, expected=expected)
     return NotFoundError(
@@ -302,3 +327,13 @@ def _nothing_of_ours(place: str, kind: str) -> MilepostError:
         expected=expected,
         hint="`milepost ls FOLDER` lists the runs below a folder",
     )
+
+
+def _similar(place: str) -> str | None:
+    """A name beside `place` that is much like it, as a path; None if there is none."""
+    folder, name = os.path.split(place.rstrip("/"))
+    try:
+        near = get_close_matches(name, os.listdir(folder or "."), 1)
+    except OSError:
+        return None  # then the folder above is what is missing
+    return os.path.join(folder, near[0]) if near else None

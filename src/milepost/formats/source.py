@@ -1,0 +1,131 @@
+"""What the sources of all formats have in common: bounds on what a file may claim, and errors of one kind."""
+
+from __future__ import annotations
+
+import math
+import struct
+import zlib
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from milepost.core.dtypes import DType
+from milepost.core.layout import nbytes
+from milepost.core.source import TensorSource, TensorSpec
+from milepost.errors import FormatError, NotFoundError, UnsafeContentError
+
+MOST_DIMENSIONS = 64
+"""As numpy has it."""
+LARGEST = 2**62
+"""Bytes of a tensor, and elements along all of its non-empty dimensions."""
+
+
+class FormatSource(TensorSource):
+    """A `TensorSource` of a format that milepost does not write.
+
+    A subclass says how one tensor is read (`_read`); everything else is found out before, when the file is opened.
+
+    Args:
+        where: the place, for people.
+        specs: path -> what the tensor is, as `spec` makes it.
+        plain: path -> plain value.
+        metadata: ``format`` (in words) and what else is known: ``version``, ``written_by``, ``step``, ``epoch`` ...
+    """
+
+    def __init__(
+        self, where: str, specs: Mapping[str, TensorSpec], plain: Mapping[str, Any], metadata: Mapping[str, Any]
+    ) -> None:
+        self._where, self._specs, self._plain, self._metadata = where, specs, plain, metadata
+
+    @property
+    def where(self) -> str:
+        return self._where
+
+    @property
+    def specs(self) -> Mapping[str, TensorSpec]:
+        return self._specs
+
+    @property
+    def plain(self) -> Mapping[str, Any]:
+        return self._plain
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        return self._metadata
+
+    def __getitem__(self, path: str) -> npt.NDArray[Any]:
+        spec = self._specs.get(path)
+        if spec is None:
+            raise NotFoundError(
+                f"there is no tensor {path!r}", where=self.where, hint="`milepost show` lists what is there"
+            )
+        with parsing(self.where):
+            array = self._read(path, spec)
+        array.flags.writeable = False
+        return array
+
+    @abstractmethod
+    def _read(self, path: str, spec: TensorSpec) -> npt.NDArray[Any]:
+        """The tensor at `path`: an array of its own, as `as_array` makes it."""
+
+
+def spec(kind: DType, shape: tuple[int, ...], where: str, path: str) -> TensorSpec:
+    """What a tensor is, if there can be such a tensor.
+
+    Raises:
+        FormatError: a shape that no array has.
+    """
+    if len(shape) > MOST_DIMENSIONS or any(type(size) is not int or size < 0 for size in shape):
+        raise FormatError(f"tensor {path!r} has an impossible shape", where=where, found=repr(shape)[:200])
+    if math.prod(size for size in shape if size) * max(kind.bits, 8) // 8 > LARGEST:
+        raise FormatError(f"tensor {path!r} is impossibly large", where=where, found=repr(shape)[:200])
+    return TensorSpec(kind, shape, nbytes(kind, shape))
+
+
+def as_array(data: npt.NDArray[np.uint8], spec: TensorSpec, *, big_endian: bool = False) -> npt.NDArray[Any]:
+    """The array that `data`, exactly ``spec.nbytes`` bytes in C order, stands for; bytes where numpy has no such type.
+
+    Raises:
+        FormatError: another number of bytes.
+    """
+    if data.nbytes != spec.nbytes:
+        raise FormatError(
+            "a tensor has another size than its shape says",
+            expected=f"{spec.nbytes} bytes",
+            found=f"{data.nbytes} bytes",
+        )
+    kind = spec.dtype.numpy
+    if big_endian and spec.dtype.bits > 8:
+        part = spec.dtype.bits // 8 // (2 if spec.dtype.name.startswith("complex") else 1)
+        data = data.reshape(-1, part)[:, ::-1].reshape(-1)
+    return data if kind is None else data.view(kind).reshape(spec.shape)
+
+
+@contextmanager
+def parsing(where: str) -> Iterator[None]:
+    """Word what goes wrong in code that reads a file nobody vouches for.
+
+    Every check of its own raises `FormatError` with what was found. This is for what the libraries below raise on bytes that
+    they cannot make sense of.
+    """
+    try:
+        yield
+    except (
+        ValueError,
+        LookupError,
+        ArithmeticError,
+        EOFError,
+        RecursionError,
+        TypeError,
+        struct.error,
+        zlib.error,
+    ) as error:
+        raise FormatError(
+            "the file cannot be understood: it is damaged, or was made to mislead", where=where, found=str(error)[:200]
+        ) from error
+    except MemoryError as error:
+        raise UnsafeContentError("the file asks for more memory than there is", where=where) from error
