@@ -68,5 +68,8 @@ class TensorSource(Mapping[str, npt.NDArray[Any]]):
     def __len__(self) -> int:
         return len(self.specs)
 
+    def __contains__(self, path: object) -> bool:
+        return path in self.specs  # a mapping would read the tensor
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.where}: {len(self)} tensors>"

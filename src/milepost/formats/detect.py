@@ -47,6 +47,9 @@ class Format(NamedTuple):
 FORMATS: tuple[Format, ...] = (
     Format("npy", starts=(b"\x93NUMPY",)),
     Format("safetensors", starts=(b"",)),
+    Format("tf_saved_model", starts=(b"\x08",), holds=("saved_model.pb", "saved_model.cpb")),
+    Format("tf_bundle", starts=(b"",)),
+    Format("tf_folder", holds=("checkpoint", "*.index")),
 )
 """In the order they are asked: the more specific first."""
 

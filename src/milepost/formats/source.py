@@ -73,6 +73,16 @@ class FormatSource(TensorSource):
         """The tensor at `path`: an array of its own, as `as_array` makes it."""
 
 
+class Nothing(FormatSource):
+    """A source with plain values and no tensors."""
+
+    def __init__(self, where: str, plain: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
+        super().__init__(where, {}, plain, metadata)
+
+    def _read(self, path: str, spec: TensorSpec) -> npt.NDArray[Any]:
+        raise AssertionError("there are no tensors")
+
+
 def spec(kind: DType, shape: tuple[int, ...], where: str, path: str) -> TensorSpec:
     """What a tensor is, if there can be such a tensor.
 

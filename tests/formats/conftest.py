@@ -1,0 +1,43 @@
+"""What the tests of all formats share: files made by the real libraries, in a process of their own, and how long to fuzz."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parent))
+
+SAMPLE = 100
+"""Mutants of each file in an ordinary run."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fuzz", type=int, default=SAMPLE, metavar="N", help="mutants of each golden file")
+
+
+@pytest.fixture(scope="session")
+def fuzz(request: pytest.FixtureRequest) -> int:
+    """How many mutants of each golden file are tried."""
+    return int(request.config.getoption("--fuzz", default=SAMPLE))
+
+
+@pytest.fixture(scope="session")
+def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Run ``makers/NAME.py`` once and return the folder it filled: frameworks take seconds to import, and some do not go
+    together."""
+    made: dict[str, Path] = {}
+
+    def run(name: str) -> Path:
+        if name not in made:
+            folder = tmp_path_factory.mktemp(name)
+            script = Path(__file__).parent / "makers" / f"{name}.py"
+            ended = subprocess.run([sys.executable, str(script), str(folder)], capture_output=True, text=True)
+            assert ended.returncode == 0, ended.stderr[-4000:]
+            made[name] = folder
+        return made[name]
+
+    return run
