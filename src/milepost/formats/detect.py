@@ -48,6 +48,7 @@ FORMATS: tuple[Format, ...] = (
     Format("npy", starts=(b"\x93NUMPY",)),
     Format("safetensors", starts=(b"",)),
     Format("tf_saved_model", starts=(b"\x08",), holds=("saved_model.pb", "saved_model.cpb")),
+    Format("onnx", starts=(b"\x08",)),
     Format("tf_bundle", starts=(b"",)),
     Format("tf_folder", holds=("checkpoint", "*.index")),
 )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 import struct
 import zlib
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ import numpy.typing as npt
 
 from milepost.core.dtypes import DType
 from milepost.core.layout import nbytes
+from milepost.core.paths import Marked, escape, join, split
 from milepost.core.source import TensorSource, TensorSpec
 from milepost.errors import FormatError, NotFoundError, UnsafeContentError
 
@@ -113,6 +116,29 @@ def as_array(data: npt.NDArray[np.uint8], spec: TensorSpec, *, big_endian: bool 
         part = spec.dtype.bits // 8 // (2 if spec.dtype.name.startswith("complex") else 1)
         data = data.reshape(-1, part)[:, ::-1].reshape(-1)
     return data if kind is None else data.view(kind).reshape(spec.shape)
+
+
+_PLAIN = re.compile(r"(?:[^/~\ud800-\udfff]+(?:/(?!$)|$))+")
+
+
+def divided(name: str) -> str:
+    """The path of a name in which slashes divide the levels already.
+
+    Example:
+        >>> divided("dense/kernel"), divided("/a~b")
+        ('dense/kernel', '~/a~0b')
+    """
+    return name if _PLAIN.fullmatch(name) else "/".join(map(escape, name.split("/")))
+
+
+def unused(path: str, *taken: Container[str]) -> str:
+    """`path`, its last part marked with a number if another value has that path already."""
+    if not any(path in paths for paths in taken):
+        return path
+    *above, last = split(path)
+    text = last.text if isinstance(last, Marked) else last
+    marked = (join([*above, Marked(text, f"n{number}")]) for number in count(2))
+    return next(path for path in marked if not any(path in paths for paths in taken))
 
 
 @contextmanager

@@ -9,21 +9,19 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from itertools import count
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from milepost.core import dtypes
-from milepost.core.paths import Marked, escape
 from milepost.core.source import TensorSource, TensorSpec
 from milepost.errors import DamagedError, FormatError, UnsafeContentError
 from milepost.formats import sstable
 from milepost.formats.crc32c import crc32c, unmasked
 from milepost.formats.place import File, Folder, read_array
 from milepost.formats.protobuf import LARGEST, Fields, number, parse, varint
-from milepost.formats.source import FormatSource, as_array, spec
+from milepost.formats.source import FormatSource, as_array, spec, unused
 from milepost.formats.tf_entries import Entry, read_entries
 from milepost.formats.tf_graph import Names, names_in, path_of
 from milepost.formats.tf_types import STRING, TYPES
@@ -118,9 +116,7 @@ class Bundle(FormatSource):
         left = LARGEST_TEXT
         for raw, entry in entries.items():
             key = raw.decode("utf-8", "surrogateescape")
-            path = names.paths.get(key) or path_of(key)
-            if path in self._entries:  # then by its key, marked until it is the only one
-                path = next(name for n in count(2) if (name := escape(Marked(key, f"n{n}"))) not in self._entries)
+            path = unused(names.paths.get(key) or path_of(key), self._entries, beside)
             self._entries[path] = entry
             self.stored_as[path] = key
             if key in names.full:

@@ -12,9 +12,10 @@ import heapq
 import re
 from typing import NamedTuple
 
-from milepost.core.paths import escape, join
+from milepost.core.paths import join
 from milepost.errors import FormatError
 from milepost.formats.protobuf import Fields, data, datas, number, parse, text
+from milepost.formats.source import divided
 
 ATTRIBUTES = "/.ATTRIBUTES/"
 VALUE = "VARIABLE_VALUE"
@@ -27,7 +28,6 @@ LONGEST = 2048
 _LISTS = frozenset({"_trainable_variables", "_variables", "_all_variables", "variables", "trainable_variables"})
 """Names of lists that have what has a better name elsewhere."""
 _DETOUR = 8
-_PLAIN = re.compile(r"(?:[^/~\ud800-\udfff]+(?:/(?!$)|$))+")
 _ESCAPED = re.compile(r"\.([S.])")
 
 
@@ -85,7 +85,7 @@ def path_of(key: str) -> str:
     """
     name, mark, attribute = key.rpartition(ATTRIBUTES)
     if not mark:
-        return key if _PLAIN.fullmatch(key) else "/".join(map(escape, key.split("/")))
+        return divided(key)
     parts = [_ESCAPED.sub(lambda found: "/" if found[1] == "S" else ".", part) for part in name.split("/")]
     return join(parts if attribute == VALUE else [*parts, attribute])
 
