@@ -45,11 +45,14 @@ class Format(NamedTuple):
 
 
 FORMATS: tuple[Format, ...] = (
+    Format("equinox", starts=(b"\x93NUMPY", b"{")),
     Format("npy", starts=(b"\x93NUMPY",)),
     Format("safetensors", starts=(b"",)),
     Format("tf_saved_model", starts=(b"\x08",), holds=("saved_model.pb", "saved_model.cpb")),
+    Format("gguf", starts=(b"GGUF",)),
     Format("onnx", starts=(b"\x08",)),
     Format("tf_bundle", starts=(b"",)),
+    Format("flax", starts=(*(bytes([first]) for first in range(0x81, 0x90)), b"\xde", b"\xdf")),
     Format("tf_folder", holds=("checkpoint", "*.index")),
 )
 """In the order they are asked: the more specific first."""
