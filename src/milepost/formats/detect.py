@@ -46,6 +46,7 @@ class Format(NamedTuple):
 
 FORMATS: tuple[Format, ...] = (
     Format("equinox", starts=(b"\x93NUMPY", b"{")),
+    Format("npz", starts=(b"PK\x03\x04",)),
     Format("npy", starts=(b"\x93NUMPY",)),
     Format("safetensors", starts=(b"",)),
     Format("tf_saved_model", starts=(b"\x08",), holds=("saved_model.pb", "saved_model.cpb")),

@@ -147,6 +147,11 @@ def is_text(header: Header) -> bool:
     return isinstance(header.descr, str) and re.fullmatch(r"[<>|]?[US][0-9]{1,6}", header.descr) is not None
 
 
+def is_opaque(header: Header) -> bool:
+    """Whether the array holds what is never read: Python objects or records."""
+    return not isinstance(header.descr, str) or header.descr.lstrip("<>=|").startswith("O")
+
+
 def read_text(source: Readable, header: Header) -> Any:
     """The strings of the array: one, or lists of them.
 

@@ -78,6 +78,8 @@ class File:
         self.size = found.st_size
         self.names = found.st_nlink
         self._identity = _identity(found)
+        self.memo: dict[type, object] = {}
+        """What was found out about it while its format was looked for."""
 
     def __repr__(self) -> str:
         return f"File({self.where!r})"
