@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import milepost
 from milepost.cli.main import main
@@ -73,6 +74,7 @@ def example_folder(start_job: Callable[..., Any], tmp_path: Path, monkeypatch: p
         state = {"model": model, "optimizer": {"lr": 0.1}, "vars": {"patience": 3}}
         job.save(step, state, val_loss=1 / step, score=step / 2)
     job.end()
+    torch.save(model, tmp_path / "model.pt")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -48,12 +48,12 @@ def cat(
         than 1,000 elements (--all gives them); NaN and infinities are text
     """
     from milepost.ops import values
-    from milepost.ops.refs import open_checkpoint
+    from milepost.ops.refs import open as open_source
 
     if npy is not None and len(paths) != 1:
         raise typer.BadParameter("--npy writes one tensor: give one PATH")
-    checkpoint = open_checkpoint(ref)
-    found = [values.read(checkpoint, path) for path in paths]
+    source = open_source(ref)
+    found = [values.read(source, path) for path in paths]
     if npy is not None:
         array = found[0].array
         if array is None:
@@ -62,7 +62,7 @@ def cat(
             note(changed)
     if as_json:
         most = None if show_all else MOST
-        document({"where": checkpoint.where, "values": [_as_json(value, most) for value in found]})
+        document({"where": source.where, "values": [_as_json(value, most) for value in found]})
     elif npy is None:
         for value in found:
             _say(value, show_all=show_all, titled=len(found) > 1)

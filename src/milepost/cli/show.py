@@ -13,6 +13,7 @@ from milepost.cli.terminal import document, paint, say, width
 from milepost.core.text import safe
 
 if TYPE_CHECKING:
+    from milepost.core.source import TensorSource
     from milepost.folder.checkpoint import Checkpoint
     from milepost.ops.contents import Entry, FileInfo
 
@@ -26,13 +27,14 @@ def show(
 ) -> int:
     """Show what is in a checkpoint, and what wrote it.
 
-    The state is shown as a tree. Nothing but the manifest is read. "Shared" are bytes in files that other checkpoints
-    have too.
+    The state is shown as a tree. Nothing but the manifest is read (of other formats the header or index; nothing in a
+    file is ever executed). "Shared" are bytes in files that other checkpoints have too.
 
     For example:
 
         milepost show runs/mnist
         milepost show runs/mnist@best optimizer
+        milepost show model.pt
         milepost show runs/mnist/step-00001200 --json | jq '.tensors | keys'
 
     JSON:
@@ -42,12 +44,18 @@ def show(
                   metrics_left_out, tensors, bytes, new_bytes, good, why_not_good},
         files: {NAME: {bytes, plain, names}},
         tensors: {PATH: {dtype, shape, bytes, shared_bytes, tied_to, shards, finite}},
-        values: {PATH: {kind, value}}, the value typed as in the manifest
+        values: {PATH: {kind, value}}, the value typed as in the manifest;
+        of other formats: where, format and what else the file tells (step, epoch, written_by ...),
+        tensors: {PATH: {dtype, shape, bytes}}, values
     """
+    from milepost.folder.checkpoint import Checkpoint
     from milepost.ops.contents import entries_of, files_of
-    from milepost.ops.refs import open_checkpoint, wording
+    from milepost.ops.refs import open as open_source
+    from milepost.ops.refs import wording
 
-    checkpoint = open_checkpoint(ref)
+    checkpoint = open_source(ref)
+    if not isinstance(checkpoint, Checkpoint):
+        return _show_other(checkpoint, prefix, as_json=as_json)
     with wording("look at the files", checkpoint.where):
         files = files_of(checkpoint)
     entries = entries_of(checkpoint, files, prefix)
@@ -56,6 +64,23 @@ def show(
         return 0
     if not prefix:
         _say_head(checkpoint, files)
+        say()
+    _say_tree(entries)
+    return 0
+
+
+def _show_other(source: TensorSource, prefix: str, *, as_json: bool) -> int:
+    from milepost.ops.outline import outline
+
+    entries = outline(source, prefix)
+    if as_json:
+        document({"where": source.where, **source.metadata, **_other_as_json(entries)})
+        return 0
+    if not prefix:
+        say(paint(safe(source.where), "bold"))
+        nbytes = sum(spec.nbytes for spec in source.specs.values())
+        facts = [(safe(name), words.inline(value)) for name, value in source.metadata.items()]
+        _say_facts([*facts, ("size", f"{words.size(nbytes)} in {words.count(len(source), 'tensor')}")])
         say()
     _say_tree(entries)
     return 0
@@ -163,3 +188,17 @@ def _as_json(checkpoint: Checkpoint, files: list[FileInfo], entries: list[Entry]
         "tensors": tensors,
         "values": values,
     }
+
+
+def _other_as_json(entries: list[Entry]) -> dict[str, Any]:
+    tensors = {
+        entry.path: {"dtype": entry.spec.dtype.name, "shape": list(entry.spec.shape), "bytes": entry.nbytes}
+        for entry in entries
+        if entry.spec is not None
+    }
+    plain = {
+        entry.path: {"kind": entry.kind, "value": entry.encoded}
+        for entry in entries
+        if entry.spec is None and entry.size is None
+    }
+    return {"tensors": tensors, "values": plain}

@@ -12,11 +12,12 @@ import zlib
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
+from copy import copy
 from itertools import pairwise
 from typing import NamedTuple
 
 from milepost.errors import DamagedError, FormatError, UnsafeContentError
-from milepost.formats.place import File, Readable, Window
+from milepost.formats.place import Ahead, File, Readable, Window
 
 MAGIC = b"PK\x03\x04"
 LARGEST_DIRECTORY = 128 * 1024 * 1024
@@ -79,7 +80,7 @@ class Archive:
             )
         self._directory = source.read(offset, size)
         self._entries: dict[str, int] = {}
-        self._offsets = array("Q")
+        self._offsets: array[int] = array("Q")
         self._read_directory(count, offset)
 
     def __contains__(self, name: object) -> bool:
@@ -90,6 +91,12 @@ class Archive:
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def ahead(self) -> Archive:
+        """The same archive for looking at the beginning of many members, one after the other."""
+        other = copy(self)
+        other.source = Ahead(self.source)
+        return other
 
     def member(self, name: str) -> Member:
         """What the directory says of `name`.
@@ -191,8 +198,7 @@ class Archive:
 
     def _after(self, header: int) -> int:
         """Where the first thing behind the local header at `header` begins."""
-        following: int = self._offsets[bisect_right(self._offsets, header)]
-        return following
+        return self._offsets[bisect_right(self._offsets, header)]
 
     def _data(self, member: Member) -> int:
         """Where the data of `member` begin: its local header is read, and has to agree with the directory."""
@@ -206,7 +212,7 @@ class Archive:
         if magic != _LOCAL:
             raise FormatError("a member of the archive is not where the directory says", where=where)
         rest = self.source.read(member.header + _LOCAL_FIELDS.size, name_size + extra_size)
-        data = member.header + _LOCAL_FIELDS.size + name_size + extra_size
+        data: int = member.header + _LOCAL_FIELDS.size + name_size + extra_size
         if 0xFFFFFFFF in (packed, size):
             packed, size, _ = _wide(rest[name_size:], packed, size, 0)
         same = _name(rest[:name_size], flags, where) == member.name and method == member.method

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import math
 import re
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -71,17 +72,26 @@ def read_header(source: Readable) -> Header:
     if length > LARGEST_HEADER:
         raise FormatError("the header of the array is impossibly long", where=source.where, found=f"{length} bytes")
     text = source.read(8 + wide, length).decode("latin1" if start[6] < 3 else "utf-8")
+    fields = _parse(text)
+    if fields is None:
+        raise FormatError("the header of the array cannot be read", where=source.where, found=text[:200])
+    return Header(*fields, 8 + wide + length)
+
+
+@lru_cache(maxsize=256)  # the arrays of an archive are often alike, and parsing takes longer than all the rest
+def _parse(text: str) -> tuple[object, tuple[int, ...], bool] | None:
+    """``descr``, ``shape`` and ``fortran_order``; None if the text has something else."""
     try:
         # A literal nested too deep for the parser is one of the errors.
         fields = ast.literal_eval(text.strip())
-    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
-        raise FormatError("the header of the array cannot be read", where=source.where) from error
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return None
     if not isinstance(fields, dict) or fields.keys() != {"descr", "fortran_order", "shape"}:
-        raise FormatError("the header of the array cannot be read", where=source.where, found=text[:200])
+        return None
     shape, fortran = fields["shape"], fields["fortran_order"]
     if type(shape) is not tuple or type(fortran) is not bool:
-        raise FormatError("the header of the array cannot be read", where=source.where, found=text[:200])
-    return Header(fields["descr"], shape, fortran, 8 + wide + length)
+        return None
+    return fields["descr"], shape, fortran
 
 
 def array_spec(source: Readable, header: Header) -> TensorSpec:

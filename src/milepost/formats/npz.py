@@ -16,6 +16,8 @@ from milepost.formats.place import File, Folder
 from milepost.formats.source import FormatSource
 
 NAME = "an archive of numpy arrays"
+MOST_ARRAYS = 20_000
+"""Each has a header of its own that has to be looked at."""
 _SUFFIX = ".npy"
 
 
@@ -30,11 +32,19 @@ def open_source(place: File | Folder) -> TensorSource:
     """See `milepost.formats.detect.FormatModule`."""
     assert isinstance(place, File)
     archive = archive_of(place)
+    if len(archive) > MOST_ARRAYS:
+        raise FormatError(
+            "more arrays than are read",
+            where=place.where,
+            expected=f"at most {MOST_ARRAYS:,}",
+            found=f"{len(archive):,}",
+        )
+    headers = archive.ahead()
     specs: dict[str, TensorSpec] = {}
     plain: dict[str, Any] = {}
     members: dict[str, tuple[str, npy.Header]] = {}
     for name in archive:
-        member = archive.open(name)
+        member = headers.open(name)
         header = npy.read_header(member)
         path = join(name.removesuffix(_SUFFIX).split("/"))
         if npy.is_text(header):

@@ -142,6 +142,26 @@ class Window:
         self._inner.read_into(self._offset + offset, out)
 
 
+class Ahead:
+    """Something readable, for many small reads front to back: pieces of at least `piece` bytes are read, and the last kept."""
+
+    def __init__(self, inner: Readable, piece: int = 4096) -> None:
+        self.where, self.size = inner.where, inner.size
+        self._inner, self._piece = inner, piece
+        self._start, self._kept = 0, b""
+
+    def read(self, offset: int, size: int) -> bytes:
+        check_range(self, offset, size)
+        if not self._start <= offset <= offset + size <= self._start + len(self._kept):
+            if size >= self._piece:
+                return self._inner.read(offset, size)
+            self._start, self._kept = offset, self._inner.read(offset, min(self._piece, self.size - offset))
+        return self._kept[offset - self._start : offset - self._start + size]
+
+    def read_into(self, offset: int, out: memoryview) -> None:
+        self._inner.read_into(offset, out)
+
+
 class Memory:
     """Bytes that are in memory already."""
 

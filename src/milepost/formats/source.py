@@ -114,7 +114,7 @@ def as_array(data: npt.NDArray[np.uint8], spec: TensorSpec, *, big_endian: bool 
     kind = spec.dtype.numpy
     if big_endian and spec.dtype.bits > 8:
         part = spec.dtype.bits // 8 // (2 if spec.dtype.name.startswith("complex") else 1)
-        data = data.reshape(-1, part)[:, ::-1].reshape(-1)
+        data = np.ascontiguousarray(data.reshape(-1, part)[:, ::-1]).reshape(-1)
     return data if kind is None else data.view(kind).reshape(spec.shape)
 
 

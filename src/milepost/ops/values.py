@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from milepost.core import tree
-from milepost.core.source import TensorSpec
+from milepost.core.brief import kind_of
+from milepost.core.source import TensorSource, TensorSpec
+from milepost.core.values import encode
 from milepost.errors import NotFoundError, ScriptError
 from milepost.folder.checkpoint import Checkpoint
 from milepost.ops.refs import wording
@@ -29,23 +31,36 @@ class Value(NamedTuple):
     encoded: Any
 
 
-def read(checkpoint: Checkpoint, path: str) -> Value:
-    """What is at `path`.
+def read(source: TensorSource, path: str) -> Value:
+    """What is at `path`; containers only of milepost's own checkpoints.
 
     Raises:
         NotFoundError: nothing is.
         DamagedError: its bytes differ from their digest.
         StorageError: the storage refused.
     """
-    for item, structure in checkpoint.manifest.items.items():
+    if not isinstance(source, Checkpoint):
+        return _read_other(source, path)
+    for item, structure in source.manifest.items.items():
         for node in tree.walk(structure, item):
             if node.path == path and node.kind == "tensor":
-                return Value(path, "tensor", checkpoint.specs[path], checkpoint[path], None)
+                return Value(path, "tensor", source.specs[path], source[path], None)
             if node.path == path:
                 return Value(path, node.kind, None, None, node.encoded)
     from milepost.ops.contents import hint
 
-    raise NotFoundError(f"there is nothing at {path!r}", where=checkpoint.where, hint=hint(checkpoint, path))
+    raise NotFoundError(f"there is nothing at {path!r}", where=source.where, hint=hint(source, path))
+
+
+def _read_other(source: TensorSource, path: str) -> Value:
+    if path in source.specs:
+        return Value(path, "tensor", source.specs[path], source[path], None)
+    if path in source.plain:
+        encoded = encode(source.plain[path], path)
+        return Value(path, kind_of(encoded), None, None, encoded)
+    from milepost.ops.outline import nothing_at
+
+    raise nothing_at(source, path)
 
 
 def as_npy(array: Array) -> tuple[Array, str | None]:
