@@ -46,6 +46,8 @@ class Format(NamedTuple):
 
 FORMATS: tuple[Format, ...] = (
     Format("equinox", starts=(b"\x93NUMPY", b"{")),
+    Format("hdf5", starts=(b"\x89HDF\r\n\x1a\n",)),
+    Format("keras", starts=(b"PK\x03\x04",)),
     Format("npz", starts=(b"PK\x03\x04",)),
     Format("npy", starts=(b"\x93NUMPY",)),
     Format("safetensors", starts=(b"",)),
@@ -54,6 +56,7 @@ FORMATS: tuple[Format, ...] = (
     Format("onnx", starts=(b"\x08",)),
     Format("tf_bundle", starts=(b"",)),
     Format("flax", starts=(*(bytes([first]) for first in range(0x81, 0x90)), b"\xde", b"\xdf")),
+    Format("hdf5", starts=(b"",)),
     Format("tf_folder", holds=("checkpoint", "*.index")),
 )
 """In the order they are asked: the more specific first."""

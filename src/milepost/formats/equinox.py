@@ -13,9 +13,8 @@ import numpy.typing as npt
 from milepost.core.source import TensorSource, TensorSpec
 from milepost.errors import FormatError, UnsafeContentError
 from milepost.formats import npy
-from milepost.formats.cached import Cached
 from milepost.formats.npy import Header
-from milepost.formats.place import File, Folder, Readable, Window
+from milepost.formats.place import Ahead, File, Folder, Readable, Window
 from milepost.formats.source import FormatSource, spec
 
 NAME = "leaves written by Equinox"
@@ -43,7 +42,7 @@ def open_source(place: File | Folder) -> TensorSource:
     plain = {"config": json.loads(place.head[:at])} if at else {}
     specs: dict[str, TensorSpec] = {}
     headers: list[tuple[Header, int, int]] = []
-    near = Cached(place)
+    near = Ahead(place)
     while at < place.size:
         if len(headers) == MOST:
             raise UnsafeContentError("more arrays than any model has", where=place.where)

@@ -18,8 +18,7 @@ from milepost.core.layout import Span
 from milepost.core.paths import escape
 from milepost.core.source import TensorSource, TensorSpec
 from milepost.errors import FormatError, UnsafeContentError
-from milepost.formats.cached import Cached
-from milepost.formats.place import File, Folder, Readable, read_array
+from milepost.formats.place import Ahead, File, Folder, Readable, read_array
 from milepost.formats.source import FormatSource, as_array, spec, unused
 
 NAME = "a state serialised by Flax"
@@ -112,7 +111,7 @@ class _Reader:
     """Reads msgpack front to back, over the bytes of arrays."""
 
     def __init__(self, source: Readable) -> None:
-        self._source = Cached(source)
+        self._source = Ahead(source)
         self.at = 0
         self._left, self._text_left = MOST, LARGEST_TEXT
 

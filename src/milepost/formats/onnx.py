@@ -17,8 +17,7 @@ from milepost.core.paths import escape, join
 from milepost.core.source import TensorSource, TensorSpec
 from milepost.errors import FormatError, UnsafeContentError
 from milepost.formats.bits import packed_size, unpack
-from milepost.formats.cached import Cached
-from milepost.formats.place import File, Folder, Readable, Window, read_array
+from milepost.formats.place import Ahead, File, Folder, Readable, Window, read_array
 from milepost.formats.protobuf import LARGEST, Field, data, datas, number, numbers, parse, signed, text, walk
 from milepost.formats.source import FormatSource, as_array, divided, spec, unused
 
@@ -59,7 +58,7 @@ def recognises(place: File | Folder) -> bool:
     seen: list[int] = []
     cut_short = False
     try:
-        for field in walk(Cached(place), Span(0, place.size)):
+        for field in walk(Ahead(place), Span(0, place.size)):
             if field.number not in _MODEL or (not seen and field.value > 1000) or len(seen) > MOST:
                 return False
             seen.append(field.number)
@@ -114,7 +113,7 @@ class _Reader:
 
     def __init__(self, file: File) -> None:
         self._file = file
-        self._near = Cached(file)
+        self._near = Ahead(file)
         self._left = MOST
         self._text_left = LARGEST_TEXT
         self._specs: dict[str, TensorSpec] = {}
@@ -288,7 +287,7 @@ def _outside(file: File, external: dict[str, str]) -> Readable:
 def _typed(file: File, tensor: Tensor, spec: TensorSpec) -> npt.NDArray[Any]:
     """A tensor whose elements are numbers of the message, which the writers of old and by hand prefer to bytes."""
     pieces: list[npt.NDArray[Any]] = []
-    for field in walk(Cached(file), tensor.message):
+    for field in walk(Ahead(file), tensor.message):
         if field.number in _TYPED:
             real = _TYPED[field.number]
             if field.span is not None:
