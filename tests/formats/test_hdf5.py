@@ -30,10 +30,10 @@ def made(make: Callable[[str], Path]) -> Path:
 )  # fmt: skip
 def test_every_weight_and_the_state_of_the_optimizer(made: Path, name: str, expected: str) -> None:
     source = milepost.open(made / name)
-    wanted = [array for array in np.load(made / f"{expected}.npz").values()]
-    if name in ("two.weights.hdf5",):
+    wanted = list(np.load(made / f"{expected}.npz").values())
+    if name == "two.weights.hdf5":
         wanted = wanted[:8]
-    found = [array for array in source.values()]
+    found = list(source.values())
     # In another order, and some files have the learning rate in the configuration.
     left = [(array.shape, array.dtype, array.tobytes()) for array in found]
     for array in wanted:
@@ -116,10 +116,8 @@ def test_other_files(tmp_path: Path) -> None:
     assert source.plain["words"] == ["one", "zwö"]
     assert source.plain["group/note"] == "ü"
     assert source.plain["soft"] == "a link to /group/~odd"
-    assert (
-        sorted([source.plain.get("alias", "tensor"), source.plain.get("scalar", "tensor")])[1] == "the same as alias"
-        or "scalar" in source
-    )
+    assert source["alias"] == 5  # one place of two names, told under the first
+    assert source.plain["scalar"] == "the same as alias"
     assert source.plain["records"].startswith("not read")
     assert source.plain["nothing"].startswith("not read")
 

@@ -26,11 +26,12 @@ def serve(memory: int, handlers: dict[str, Callable[..., Answer]]) -> None:
 
     Args:
         memory: bytes that may be taken beyond what the libraries have taken by now.
-        handlers: by the question's ``do``; `seconds` is taken out before, and bounds the processor time of the answer.
+        handlers: by the question's ``do``. ``seconds`` is taken out before, and bounds the processor time of the answer;
+            so is ``memory``, bytes that this answer may take beyond the others.
     """
     with open("/proc/self/statm", encoding="ascii") as file:
         taken = int(file.read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (taken + memory, taken + memory))
+    resource.setrlimit(resource.RLIMIT_AS, (taken + memory, resource.RLIM_INFINITY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     out = os.fdopen(os.dup(1), "wb")
@@ -40,6 +41,8 @@ def serve(memory: int, handlers: dict[str, Callable[..., Answer]]) -> None:
         used = resource.getrusage(resource.RUSAGE_SELF)
         bound = int(used.ru_utime + used.ru_stime + question.pop("seconds")) + 1
         resource.setrlimit(resource.RLIMIT_CPU, (bound, resource.RLIM_INFINITY))
+        more = taken + memory + question.pop("memory", 0)
+        resource.setrlimit(resource.RLIMIT_AS, (more, resource.RLIM_INFINITY))
         follows: Iterator[bytes] | None = None
         try:
             answer, follows = handlers[question.pop("do")](**question)

@@ -57,6 +57,7 @@ FORMATS: tuple[Format, ...] = (
     Format("tf_bundle", starts=(b"",)),
     Format("flax", starts=(*(bytes([first]) for first in range(0x81, 0x90)), b"\xde", b"\xdf")),
     Format("hdf5", starts=(b"",)),
+    Format("orbax", holds=("*",)),
     Format("tf_folder", holds=("checkpoint", "*.index")),
 )
 """In the order they are asked: the more specific first."""
