@@ -13,6 +13,7 @@ from mutants import survive
 
 import milepost
 from milepost.errors import FormatError, UnsafeContentError
+from milepost.formats.gguf import Gguf
 
 rng = np.random.default_rng(0)
 CODES = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -117,6 +118,7 @@ def test_plain_types_metadata_and_raw_blocks(tmp_path: Path, order: str) -> None
     }  # fmt: skip
     (tmp_path / "m.gguf").write_bytes(gguf(values, tensors, order=order, alignment=64))
     source = milepost.open(tmp_path / "m.gguf")
+    assert isinstance(source, Gguf)
     for kind, array in made.items():
         np.testing.assert_array_equal(source[f"t.{kind}"], array)
         assert source[f"t.{kind}"].dtype == array.dtype.newbyteorder("=")
@@ -128,7 +130,7 @@ def test_plain_types_metadata_and_raw_blocks(tmp_path: Path, order: str) -> None
         "metadata/general.architecture": "llama", "metadata/general.alignment": 64, "metadata/n": -5, "metadata/yes": True,
         "metadata/tokens": ["<s>", "ü", ""], "metadata/few": [0.5, 1.0], "metadata/nested": [[1, 2], ["x"]],
     }  # fmt: skip
-    assert source.metadata["stored_as"]["q6"] == "Q6_K"
+    assert source.notes["q6"] == "Q6_K"
     assert (source.metadata["architecture"], source.metadata["version"]) == ("llama", 3)
 
 

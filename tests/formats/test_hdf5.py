@@ -45,9 +45,10 @@ def test_every_weight_and_the_state_of_the_optimizer(made: Path, name: str, expe
 
 def test_what_a_keras_file_tells(made: Path) -> None:
     source = milepost.open(made / "three.keras")
+    assert isinstance(source, Hdf5)
     assert source.metadata["format"] == "a Keras model"
     assert source.metadata["step"] == 2
-    assert source.metadata["names"]["layers/dense"] == "first"
+    assert source.notes["layers/dense"] == "first"
     assert source.specs["layers/dense/vars/0"].shape == (4, 3)
     assert source.plain["config"]["class_name"] == "Sequential"
     assert source.plain["metadata"]["keras_version"] == source.metadata["written_by"]["version"]

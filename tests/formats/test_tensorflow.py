@@ -48,11 +48,12 @@ def test_every_value_is_what_tensorflow_reads(made: Path, prefix: str) -> None:
 
 def test_objects_have_readable_paths(made: Path) -> None:
     source = milepost.open(made / "managed/ckpt-3")
+    assert isinstance(source, Bundle)
     # TensorFlow calls this weight optimizer/_trainable_variables/0.
     expected = np.load(made / "managed-weights.npz")
     np.testing.assert_array_equal(source["model/_functional/_operations/1/_kernel"], expected["kernel"])
     np.testing.assert_array_equal(source["optimizer/_momentums/0"], expected["momentum"])
-    assert source.metadata["names"]["model/_functional/_operations/1/_kernel"] == "sequential/first/kernel"
+    assert source.notes["model/_functional/_operations/1/_kernel"] == "sequential/first/kernel"
     assert source.metadata["step"] == 30
     assert source.metadata["written_by"]["framework"] == "tensorflow"
 

@@ -1,7 +1,7 @@
 """GGUF files, in which llama.cpp and others keep models (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
 
 Quantized tensors of the types Q4_0, Q8_0 and Q4_K are read as the float32 numbers they stand for, those of other types as their
-blocks of bytes; `metadata["stored_as"]` has the type of each.
+blocks of bytes; `notes` has the type of each.
 """
 
 from __future__ import annotations
@@ -65,7 +65,9 @@ class Gguf(FormatSource):
         places: dict[str, Place],
         plain: dict[str, Any],
         told: dict[str, Any],
+        notes: dict[str, str],
     ) -> None:
+        self.notes = notes
         super().__init__(file.where, specs, plain, told)
         self._file, self._order, self._places = file, order, places
 
@@ -119,10 +121,9 @@ class _Header:
             path = unused(escape(name), self._specs, self._plain)
             self._specs[path], self._places[path] = self._tensor(path, shape, kind, start + offset)
             stored[path] = self._places[path].kind.name
-        told["stored_as"] = stored
         if "metadata/general.architecture" in self._plain:
             told["architecture"] = self._plain["metadata/general.architecture"]
-        return Gguf(self._file, self._order, self._specs, self._places, self._plain, told)
+        return Gguf(self._file, self._order, self._specs, self._places, self._plain, told, stored)
 
     def _info(self) -> tuple[str, tuple[int, ...], int, int]:
         name, dims = self._string(), self._number("I")

@@ -108,6 +108,8 @@ class Hdf5(FormatSource):
             self._tensors[path] = (raw, at, big_endian)
         for raw, value in found["plain"]:
             values[unused(divided(raw), specs, values)] = _parsed(value)
+        end = "/vars/name"  # where Keras has the name of a layer
+        self.notes = {path.removesuffix(end): str(name) for path, name in values.items() if path.endswith(end)}
         super().__init__(file.where, specs, values, _told(specs, values) | (told or {}))
         step = self._step()
         if step is not None:
@@ -141,10 +143,7 @@ def _told(specs: dict[str, TensorSpec], values: dict[str, Any]) -> dict[str, Any
         name = KERAS if "model_config" in values else WEIGHTS
         return {"format": name, "written_by": {"framework": "keras", "version": version}}
     if any("/vars/" in f"/{path}" for path in specs):
-        names = {
-            path.removesuffix("/vars/name"): value for path, value in values.items() if path.endswith("/vars/name")
-        }
-        return {"format": WEIGHTS, "written_by": {"framework": "keras"}, "names": names}
+        return {"format": WEIGHTS, "written_by": {"framework": "keras"}}
     return {"format": NAME}
 
 

@@ -126,7 +126,8 @@ class Bundle(FormatSource):
                 plain[path] = _nested([_text(one) for one in self._strings(entry)], entry.shape)
             else:
                 specs[path] = _spec(entry, index.where, path)
-        metadata = {"format": NAME, "written_by": {"framework": "tensorflow"}, "names": full, **told}
+        self.notes = full
+        metadata = {"format": NAME, "written_by": {"framework": "tensorflow"}, **told}
         super().__init__(where, specs, plain, metadata)
         step = self._step()
         if step is not None:
