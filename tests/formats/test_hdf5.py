@@ -25,7 +25,8 @@ def made(make: Callable[[str], Path]) -> Path:
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("three.keras", "three"), ("three.weights.h5", "three"), ("three.h5", "three"), ("two.keras", "two"), ("two.h5", "two"),
+    [("three.keras", "three"), ("three.weights.h5", "three"),
+     ("parts.weights.json", "three"), ("three.h5", "three"), ("two.keras", "two"), ("two.h5", "two"),
      ("two.weights.hdf5", "two")],
 )  # fmt: skip
 def test_every_weight_and_the_state_of_the_optimizer(made: Path, name: str, expected: str) -> None:
@@ -123,6 +124,15 @@ def test_other_files(tmp_path: Path) -> None:
     assert source.plain["nothing"].startswith("not read")
 
 
+@pytest.mark.parametrize("name", ["../three.weights.h5", "/three.weights.h5"])
+def test_weights_in_files_elsewhere_are_not_read(made: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "three.weights.h5").write_bytes((made / "three.weights.h5").read_bytes())
+    (tmp_path / "here" / "x.weights.json").write_text(f'{{"weight_map": {{"/layers": ["{name}"]}}}}')
+    with pytest.raises(UnsafeContentError):
+        milepost.open(tmp_path / "here" / "x.weights.json")
+
+
 def external_link(file: h5py.File, outside: str) -> None:
     file["x"] = h5py.ExternalLink(outside, "/secret")
 
@@ -188,9 +198,24 @@ def test_a_library_that_dies_is_an_error(tmp_path: Path, ended: signal.Signals, 
     source = milepost.open(tmp_path / "x.h5")
     assert isinstance(source, Hdf5)
     assert source["w"].tolist() == list(range(10))
+    assert source._child is not None
     os.kill(source._child._process.pid, ended)
     with pytest.raises(FormatError, match=why):
         source["w"]
+
+
+def test_the_process_has_bounds(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file.create_dataset("w", data=np.arange(10), chunks=(3,))
+    source = milepost.open(tmp_path / "x.h5")
+    assert isinstance(source, Hdf5)
+    assert source._child is not None
+    limits = Path(f"/proc/{source._child._process.pid}/limits").read_text()
+    soft = {line[:26].strip(): line[26:].split()[0] for line in limits.splitlines()[1:]}
+    assert int(soft["Max address space"]) < 4 << 30
+    assert int(soft["Max cpu time"]) < 60
+    assert soft["Max file size"] == "0"
+    assert soft["Max core file size"] == "0"
 
 
 def test_without_h5py_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,6 +45,7 @@ class Format(NamedTuple):
 
 
 FORMATS: tuple[Format, ...] = (
+    Format("keras_shards", starts=(b"{",)),
     Format("equinox", starts=(b"\x93NUMPY", b"{")),
     Format("hdf5", starts=(b"\x89HDF\r\n\x1a\n",)),
     Format("keras", starts=(b"PK\x03\x04",)),

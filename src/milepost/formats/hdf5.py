@@ -50,7 +50,7 @@ def is_hdf5(source: Readable) -> bool:
 def open_source(place: File | Folder) -> TensorSource:
     """See `milepost.formats.detect.FormatModule`."""
     assert isinstance(place, File)
-    return Hdf5(place, place, 0, place.size)
+    return Hdf5.of(place)
 
 
 class Opened(Protocol):
@@ -97,8 +97,8 @@ class Hdf5(FormatSource):
             )
         self._part = part
         with file.opened() as fd:
-            self._child = Child("hdf5_child", file.where, (fd,))
-            found = self._child.ask(do="open", seconds=LISTING, fd=fd, offset=offset, size=size)
+            child = Child("hdf5_child", file.where, (fd,))
+            found = child.ask(do="open", seconds=LISTING, fd=fd, offset=offset, size=size)
         values: dict[str, Any] = dict(plain or {})
         specs: dict[str, TensorSpec] = {}
         self._tensors: dict[str, tuple[str, int | None, bool]] = {}
@@ -106,6 +106,8 @@ class Hdf5(FormatSource):
             path = unused(divided(raw), specs, values)
             specs[path] = spec(dtypes.dtype(name), tuple(shape), file.where, path)
             self._tensors[path] = (raw, at, big_endian)
+        # Where every tensor can be read from here, nothing is left to ask.
+        self._child = child if any(at is None for _, at, _ in self._tensors.values()) else None
         for raw, value in found["plain"]:
             values[unused(divided(raw), specs, values)] = _parsed(value)
         end = "/vars/name"  # where Keras has the name of a layer
@@ -115,6 +117,11 @@ class Hdf5(FormatSource):
         if step is not None:
             self._metadata = {**self._metadata, "step": step}
 
+    @classmethod
+    def of(cls, file: File) -> Hdf5:
+        """All of `file`."""
+        return cls(file, file, 0, file.size)
+
     def _read(self, path: str, spec: TensorSpec) -> npt.NDArray[Any]:
         raw, at, big_endian = self._tensors[path]
         if at is not None:
@@ -123,6 +130,7 @@ class Hdf5(FormatSource):
             raise UnsafeContentError(f"tensor {path!r} is far larger than the file", where=self.where)
         out: npt.NDArray[Any] = np.empty(spec.nbytes, np.uint8)
         seconds = LISTING + spec.nbytes / SLOWEST
+        assert self._child is not None
         self._child.ask(out.data if out.size else None, do="read", seconds=seconds, path=raw, nbytes=spec.nbytes)
         return as_array(out, spec, big_endian=big_endian)
 
