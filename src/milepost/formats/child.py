@@ -52,7 +52,7 @@ class Child:
         self._lock = threading.Lock()
         kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "TMPDIR") if name in os.environ}
         self._process = subprocess.Popen(  # noqa: S603 - the interpreter itself
-            [sys.executable, "-I", "-c", _START, json.dumps(sys.path), f"milepost.formats.{module}"],
+            [sys.executable, "-I", "-c", _START, json.dumps(_search_path()), f"milepost.formats.{module}"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -94,9 +94,10 @@ class Child:
     def _fill(self, out: memoryview) -> None:
         assert self._process.stdout is not None
         fd = self._process.stdout.fileno()
+        ready = select.poll()  # select takes no descriptors from 1024 on
+        ready.register(fd, select.POLLIN)
         while out:
-            ready, _, _ = select.select([fd], [], [], PATIENCE)
-            got = os.readv(fd, [out]) if ready else 0
+            got = os.readv(fd, [out]) if ready.poll(PATIENCE * 1000) else 0
             if not got:
                 raise self._dead()
             out = out[got:]
@@ -112,6 +113,13 @@ class Child:
         return FormatError(
             f"the library for this format gave up on the file: {why}", where=self._where, found=f"its process: {ended}"
         )
+
+
+def _search_path() -> list[str]:
+    """Where the process finds modules: as this one does, but not in the current folder, which may be the stranger's."""
+    own = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    here = os.path.realpath(os.getcwd())
+    return [entry for entry in sys.path if entry and (entry == own or os.path.realpath(entry) != here)]
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
