@@ -155,6 +155,12 @@ def test_two_tensors_of_one_name(tmp_path: Path) -> None:
     assert {path: source[path].tolist() for path in source} == {"w": [1], "w~n2": [2]}
 
 
+def test_many_tensors_of_one_name(tmp_path: Path) -> None:
+    (tmp_path / "m").write_bytes(gguf({}, [("w", (1,), 24, b"\1")] * 50_000, alignment=32))
+    with pytest.raises(UnsafeContentError, match="one name"):
+        milepost.open(tmp_path / "m")
+
+
 @pytest.mark.parametrize(
     "raw",
     [

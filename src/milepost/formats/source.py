@@ -9,7 +9,6 @@ import zlib
 from abc import abstractmethod
 from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import count
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from milepost.errors import FormatError, NotFoundError, UnsafeContentError
 
 MOST_DIMENSIONS = 64
 """As numpy has it."""
+MOST_NAMESAKES = 20
 LARGEST = 2**62
 """Bytes of a tensor, and elements along all of its non-empty dimensions."""
 
@@ -135,13 +135,20 @@ def divided(name: str) -> str:
 
 
 def unused(path: str, *taken: Container[str]) -> str:
-    """`path`, its last part marked with a number if another value has that path already."""
+    """`path`, its last part marked with a number if another value has that path already.
+
+    Raises:
+        UnsafeContentError: `MOST_NAMESAKES` have it.
+    """
     if not any(path in paths for paths in taken):
         return path
     *above, last = split(path)
     text = last.text if isinstance(last, Marked) else last
-    marked = (join([*above, Marked(text, f"n{number}")]) for number in count(2))
-    return next(path for path in marked if not any(path in paths for paths in taken))
+    for number in range(2, MOST_NAMESAKES + 1):
+        marked = join([*above, Marked(text, f"n{number}")])
+        if not any(marked in paths for paths in taken):
+            return marked
+    raise UnsafeContentError("too many tensors have one name", found=path[:200])
 
 
 @contextmanager
