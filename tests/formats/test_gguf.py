@@ -156,7 +156,7 @@ def test_two_tensors_of_one_name(tmp_path: Path) -> None:
 
 
 def test_many_tensors_of_one_name(tmp_path: Path) -> None:
-    (tmp_path / "m").write_bytes(gguf({}, [("w", (1,), 24, b"\1")] * 50_000, alignment=32))
+    (tmp_path / "m").write_bytes(gguf({}, [("w", (1,), 24, b"\1")] * 30))
     with pytest.raises(UnsafeContentError, match="one name"):
         milepost.open(tmp_path / "m")
 
