@@ -13,7 +13,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint format clean
+.PHONY: help demo test fuzz bench lint format clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ demo: $(DEV) ## Train on MNIST, kill the job twice, and prove that nothing was l
 
 test: $(DEV) ## Run the tests
 	@$(BIN)/python -m pytest $(ARGS)
+
+fuzz: $(DEV) ## Try 20,000 mutants of every format's files; takes hours
+	@$(BIN)/python -m pytest tests/formats -k mutants --fuzz 20000 $(ARGS)
 
 bench: $(DEV) $(BENCH) ## Measure speed against other checkpointers
 	@$(BIN)/python bench/run.py $(ARGS)

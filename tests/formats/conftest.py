@@ -26,6 +26,12 @@ def fuzz(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.fixture(scope="session")
+def fuzz_processes(fuzz: int) -> int:
+    """The same for formats of which every file costs a process: few in an ordinary run."""
+    return fuzz if fuzz != SAMPLE else SAMPLE // 10
+
+
+@pytest.fixture(scope="session")
 def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Run ``makers/NAME.py`` once and return the folder it filled: frameworks take seconds to import, and some do not go
     together."""

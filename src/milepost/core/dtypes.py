@@ -54,6 +54,8 @@ def _table() -> dict[str, DType]:
         "int2",
         "uint2",
         "float4_e2m1fn",
+        "float6_e2m3fn",
+        "float6_e3m2fn",
     ):  # one element a byte, as ml_dtypes and JAX hold them
         table[name] = DType(name, 8, None, np.dtype(getattr(ml_dtypes, name)), floating=name.startswith("float"))
     table["float4_e2m1fn_x2"] = DType("float4_e2m1fn_x2", 8, None, None, floating=True)  # torch: two elements a byte

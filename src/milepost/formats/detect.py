@@ -54,11 +54,23 @@ FORMATS: tuple[Format, ...] = (
     Format("distributed", holds=(".metadata", "*.distcp")),
     Format("model_folder", holds=MODEL_FILES),
     Format("sharded", starts=(b"{",)),
+    Format("keras_shards", starts=(b"{",)),
+    Format("equinox", starts=(b"\x93NUMPY", b"{")),
+    Format("hdf5", starts=(b"\x89HDF\r\n\x1a\n",)),
+    Format("keras", starts=(b"PK\x03\x04",)),
     Format("pytorch", starts=(b"PK\x03\x04", b"\x80", b"L", b"")),
     Format("npz", starts=(b"PK\x03\x04",)),
     Format("npy", starts=(b"\x93NUMPY",)),
     Format("safetensors", starts=(b"",)),
     Format("plain_pickle", starts=(b"\x80", b"(", b"]", b"}", b"c")),
+    Format("tf_saved_model", starts=(b"\x08",), holds=("saved_model.pb", "saved_model.cpb")),
+    Format("gguf", starts=(b"GGUF",)),
+    Format("onnx", starts=(b"\x08",)),
+    Format("tf_bundle", starts=(b"",)),
+    Format("flax", starts=(*(bytes([first]) for first in range(0x81, 0x90)), b"\xde", b"\xdf")),
+    Format("hdf5", starts=(b"",)),
+    Format("orbax", holds=("*",)),
+    Format("tf_folder", holds=("checkpoint", "*.index")),
 )
 """In the order they are asked: the more specific first."""
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -107,17 +109,23 @@ class File:
 
     def read_into(self, offset: int, out: memoryview) -> None:
         check_range(self, offset, len(out))
+        with self.opened() as fd:
+            while out:
+                got = os.preadv(fd, [out], offset)
+                if not got:
+                    raise _changed(self.where)
+                out, offset = out[got:], offset + got
+
+    @contextmanager
+    def opened(self) -> Iterator[int]:
+        """A descriptor of the file for reading; raises as `read` does, also for what fails while it is open."""
         try:
             # A pipe put in its place would be waited for without NONBLOCK.
             fd = os.open(self.where, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
             try:
                 if _identity(os.fstat(fd)) != self._identity:
                     raise _changed(self.where)
-                while out:
-                    got = os.preadv(fd, [out], offset)
-                    if not got:
-                        raise _changed(self.where)
-                    out, offset = out[got:], offset + got
+                yield fd
             finally:
                 os.close(fd)
         except OSError as error:
@@ -131,6 +139,7 @@ class Window:
         check_range(inner, offset, size)
         self.where = where or inner.where
         self.size = size
+        self.offset = offset
         self._inner, self._offset = inner, offset
 
     def read(self, offset: int, size: int) -> bytes:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 import struct
 import zlib
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,11 +16,13 @@ import numpy.typing as npt
 
 from milepost.core.dtypes import DType
 from milepost.core.layout import nbytes
+from milepost.core.paths import Marked, escape, join, split
 from milepost.core.source import TensorSource, TensorSpec
 from milepost.errors import FormatError, NotFoundError, UnsafeContentError
 
 MOST_DIMENSIONS = 64
 """As numpy has it."""
+MOST_NAMESAKES = 20
 LARGEST = 2**62
 """Bytes of a tensor, and elements along all of its non-empty dimensions."""
 
@@ -35,6 +38,9 @@ class FormatSource(TensorSource):
         plain: path -> plain value.
         metadata: ``format`` (in words) and what else is known: ``version``, ``written_by``, ``step``, ``epoch`` ...
     """
+
+    notes: Mapping[str, str] = {}
+    """By path, of tensors and of groups: a word that the file has on it, as the name it had in the program, or how it is stored."""
 
     def __init__(
         self, where: str, specs: Mapping[str, TensorSpec], plain: Mapping[str, Any], metadata: Mapping[str, Any]
@@ -73,6 +79,16 @@ class FormatSource(TensorSource):
         """The tensor at `path`: an array of its own, as `as_array` makes it."""
 
 
+class Nothing(FormatSource):
+    """A source with plain values and no tensors."""
+
+    def __init__(self, where: str, plain: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
+        super().__init__(where, {}, plain, metadata)
+
+    def _read(self, path: str, spec: TensorSpec) -> npt.NDArray[Any]:
+        raise AssertionError("there are no tensors")
+
+
 def spec(kind: DType, shape: tuple[int, ...], where: str, path: str) -> TensorSpec:
     """What a tensor is, if there can be such a tensor.
 
@@ -103,6 +119,36 @@ def as_array(data: npt.NDArray[np.uint8], spec: TensorSpec, *, big_endian: bool 
         part = spec.dtype.bits // 8 // (2 if spec.dtype.name.startswith("complex") else 1)
         data = np.ascontiguousarray(data.reshape(-1, part)[:, ::-1]).reshape(-1)
     return data if kind is None else data.view(kind).reshape(spec.shape)
+
+
+_PLAIN = re.compile(r"(?:[^/~\ud800-\udfff]+(?:/(?!$)|$))+")
+
+
+def divided(name: str) -> str:
+    """The path of a name in which slashes divide the levels already.
+
+    Example:
+        >>> divided("dense/kernel"), divided("/a~b")
+        ('dense/kernel', '~/a~0b')
+    """
+    return name if _PLAIN.fullmatch(name) else "/".join(map(escape, name.split("/")))
+
+
+def unused(path: str, *taken: Container[str]) -> str:
+    """`path`, its last part marked with a number if another value has that path already.
+
+    Raises:
+        UnsafeContentError: `MOST_NAMESAKES` have it.
+    """
+    if not any(path in paths for paths in taken):
+        return path
+    *above, last = split(path)
+    text = last.text if isinstance(last, Marked) else last
+    for number in range(2, MOST_NAMESAKES + 1):
+        marked = join([*above, Marked(text, f"n{number}")])
+        if not any(marked in paths for paths in taken):
+            return marked
+    raise UnsafeContentError("too many tensors have one name", found=path[:200])
 
 
 @contextmanager

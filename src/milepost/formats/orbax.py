@@ -1,0 +1,225 @@
+"""Checkpoints of Orbax, for JAX: folders of arrays in zarr or OCDBT, one or several items, one or several steps.
+
+tensorstore parses the arrays in a process of its own. The files of JSON beside them, which say what the arrays are called, are read
+here; no name in them is a place to go to.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import stat
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from milepost.core import dtypes
+from milepost.core.paths import join
+from milepost.core.source import TensorSource, TensorSpec
+from milepost.errors import FormatError, NotFoundError, UnsafeContentError
+from milepost.formats.child import Child
+from milepost.formats.place import File, Folder
+from milepost.formats.source import FormatSource, as_array, spec, unused
+from milepost.storage.base import storage_error
+
+NAME = "an Orbax checkpoint"
+TREE = "_METADATA"
+ABOUT = "_CHECKPOINT_METADATA"
+OCDBT = "manifest.ocdbt"
+STRINGS = "_strings.json"
+JSON_ITEMS = ("metadata", "metrics")
+UNNAMED = frozenset({"default", "state", "pytree"})
+"""What Orbax calls the item where the caller named none."""
+LARGEST_JSON = 64 * 1024 * 1024
+MOST_FILES = 200_000
+DEEPEST = 16
+LISTING = 10.0
+"""Seconds of processor time that listing the arrays may take, on all cores together."""
+SLOWEST = 10e6
+"""Bytes a second that reading must come to."""
+
+_STEP = re.compile(r"(?:[A-Za-z_.-]*[_.-])?([0-9]{1,18})")
+
+
+def recognises(place: File | Folder) -> bool:
+    """See `milepost.formats.detect.FormatModule`."""
+    return isinstance(place, Folder) and (_is_one(place) or bool(_steps(place)))
+
+
+def open_source(place: File | Folder) -> TensorSource:
+    """One checkpoint; of a folder of several the newest step, with the names of all in its metadata (``checkpoints``).
+
+    See `milepost.formats.detect.FormatModule`.
+    """
+    assert isinstance(place, Folder)
+    if _is_one(place):
+        return _open(place, {})
+    steps = _steps(place)
+    told = {"checkpoints": [name for _, name in steps], "step": steps[-1][0]}
+    return _open(place.folder(steps[-1][1]), told)
+
+
+class Orbax(FormatSource):
+    """One checkpoint, its arrays listed."""
+
+    def __init__(
+        self,
+        where: str,
+        child: Child,
+        specs: dict[str, TensorSpec],
+        arrays: dict[str, tuple[str, str]],
+        plain: dict[str, Any],
+        told: dict[str, Any],
+        size: int,
+    ) -> None:
+        super().__init__(where, specs, plain, told)
+        self._child, self._arrays, self._size = child, arrays, size
+        if "step" not in told and "step" in specs and not specs["step"].shape and not specs["step"].dtype.floating:
+            told["step"] = int(self["step"])
+
+    def _read(self, path: str, spec: TensorSpec) -> npt.NDArray[Any]:
+        root, name = self._arrays[path]
+        if spec.nbytes > 1 << 26 and spec.nbytes > 1100 * self._size:
+            raise UnsafeContentError(f"tensor {path!r} is far larger than its files", where=self.where)
+        out: npt.NDArray[Any] = np.empty(spec.nbytes, np.uint8)
+        self._child.ask(
+            out.data if out.size else None, do="read", seconds=LISTING + spec.nbytes / SLOWEST,
+            memory=4 * min(spec.nbytes, 16 * self._size), root=root, name=name, nbytes=spec.nbytes,
+        )  # fmt: skip
+        return as_array(out, spec)
+
+
+def _open(place: Folder, told: dict[str, Any]) -> Orbax:
+    if importlib.util.find_spec("tensorstore") is None:
+        raise FormatError(
+            "Orbax checkpoints are read by tensorstore, which is not installed",
+            where=place.where,
+            hint="pip install 'milepost[formats]'",
+        )
+    size = _only_own_files(place.where)
+    child = Child("orbax_child", place.where)
+    specs: dict[str, TensorSpec] = {}
+    arrays: dict[str, tuple[str, str]] = {}
+    plain: dict[str, Any] = {}
+    metadata: dict[str, Any] = {"format": NAME, "written_by": {"framework": "orbax"}, **told}
+    items = {"": place} if _is_tree(place) else {name: place.folder(name) for name in _folders(place)}
+    trees = [name for name, folder in items.items() if _is_tree(folder)]
+    for item, folder in items.items():
+        prefix = [item] if item and not (len(trees) == 1 and item in UNNAMED) else []
+        for name in JSON_ITEMS:
+            if folder.has(name):
+                plain[join(prefix or [name])] = _json(folder, name)
+        if item in trees:
+            _tree(child, folder, prefix, specs, arrays, plain)
+    if not specs and not plain:
+        raise NotFoundError("there is nothing in this checkpoint", where=place.where, expected="arrays of Orbax")
+    return Orbax(place.where, child, specs, arrays, plain, metadata, size)
+
+
+def _tree(
+    child: Child,
+    folder: Folder,
+    prefix: list[str],
+    specs: dict[str, TensorSpec],
+    arrays: dict[str, tuple[str, str]],
+    plain: dict[str, Any],
+) -> None:
+    """Note what is in one tree of arrays."""
+    root = os.path.realpath(folder.where)
+    found = child.ask(do="open", seconds=LISTING, root=root, ocdbt=folder.has(OCDBT))
+    names, rest = _names(folder)
+    strings = _json(folder, STRINGS) if folder.has(STRINGS) else {}
+    for name, kind, shape in found:
+        parts = names.get(name) or (name.split("."))
+        path = unused(join([*prefix, *parts]), specs, plain)
+        specs[path] = spec(dtypes.dtype(kind), tuple(shape), folder.where, path)
+        arrays[path] = root, name
+    for name, (parts, kind) in rest.items():
+        if name in strings and isinstance(strings[name], str):
+            plain[unused(join([*prefix, *parts]), specs, plain)] = strings[name]
+        elif kind in ("None", "Dict", "List", "Tuple"):
+            value: Any = {"None": None, "Dict": {}}.get(kind, [])
+            plain[unused(join([*prefix, *parts]), specs, plain)] = value
+
+
+def _names(folder: Folder) -> tuple[dict[str, list[str]], dict[str, tuple[list[str], str]]]:
+    """By the name that an array has in the folder: its keys in the tree. And the same with the kind, of what is not an array."""
+    names: dict[str, list[str]] = {}
+    rest: dict[str, tuple[list[str], str]] = {}
+    if not folder.has(TREE):
+        return names, rest
+    tree = _json(folder, TREE)
+    entries = tree.get("tree_metadata") if isinstance(tree, dict) else None
+    if not isinstance(entries, dict):
+        raise FormatError("the list of arrays cannot be understood", where=os.path.join(folder.where, TREE))
+    for entry in entries.values():
+        parts = [str(key["key"]) for key in entry["key_metadata"]]
+        kind = entry["value_metadata"]["value_type"]
+        if kind in ("None", "Dict", "List", "Tuple", "string", "str"):
+            rest[".".join(parts)] = parts, kind
+        else:
+            names[".".join(parts)] = parts
+    return names, rest
+
+
+def _is_tree(place: Folder) -> bool:
+    if TREE in place.names or OCDBT in place.names:
+        return place.has(TREE) or place.has(OCDBT)
+    return any(place.has(f"{name}/.zarray") or place.has(f"{name}/zarr.json") for name in place.names[:100])
+
+
+def _is_one(place: Folder) -> bool:
+    return place.has(ABOUT) or place.has(TREE) or place.has(OCDBT) or _is_tree(place)
+
+
+def _steps(place: Folder) -> list[tuple[int, str]]:
+    """The steps that are folders of checkpoints, the newest last."""
+    found = [(int(match[1]), name) for name in place.names if (match := _STEP.fullmatch(name)) is not None]
+    return [(step, name) for step, name in sorted(found) if any(place.has(f"{name}/{mark}") for mark in (ABOUT, TREE))]
+
+
+def _folders(place: Folder) -> list[str]:
+    return [name for name in place.names if os.path.isdir(os.path.join(place.where, name))]
+
+
+def _json(folder: Folder, name: str) -> Any:
+    file = folder.file(name)
+    if file.size > LARGEST_JSON:
+        raise FormatError("a file of JSON is impossibly large", where=file.where, found=f"{file.size} bytes")
+    try:
+        return json.loads(file.read(0, file.size))
+    except ValueError as error:
+        raise FormatError("this is no JSON", where=file.where) from error
+
+
+def _only_own_files(top: str) -> int:
+    """The bytes in a folder, which tensorstore will open by name: plain files only, and no links.
+
+    Raises:
+        UnsafeContentError: a link, a pipe, a device, or more files than any checkpoint has.
+    """
+    size = count = 0
+    waiting = [(top, 0)]
+    while waiting:
+        here, depth = waiting.pop()
+        try:
+            with os.scandir(here) as entries:
+                for entry in entries:
+                    count += 1
+                    found = entry.stat(follow_symlinks=False)
+                    if stat.S_ISDIR(found.st_mode) and depth < DEEPEST and count <= MOST_FILES:
+                        waiting.append((entry.path, depth + 1))
+                    elif stat.S_ISREG(found.st_mode) and count <= MOST_FILES:
+                        size += found.st_size
+                    else:
+                        raise UnsafeContentError(
+                            "something in the checkpoint is no plain file, or there are too many",
+                            where=entry.path,
+                            hint="replace a link by the file it leads to, if you trust it",
+                        )
+        except OSError as error:
+            raise storage_error(error, "look through the folder", here) from error
+    return size

@@ -1,0 +1,51 @@
+"""Models saved by Keras 3 and by Keras 2 in each of their formats, and the weights in the order Keras lists them."""
+
+import os
+import sys
+from pathlib import Path
+
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+import keras
+import numpy as np
+import tf_keras
+
+out = Path(sys.argv[1])
+rng = np.random.default_rng(0)
+
+
+def trained(library, **more):
+    layers = library.layers
+    model = library.Sequential(
+        [
+            layers.Input((4,)),
+            layers.Dense(3, name="first", **more),
+            layers.BatchNormalization(),
+            layers.Dense(2, name="last"),
+        ]
+    )
+    model.compile(optimizer="adam", loss="mse")
+    model.fit(rng.normal(size=(8, 4)), rng.normal(size=(8, 2)), epochs=2, verbose=0)
+    return model
+
+
+def remember(name, arrays):
+    np.savez(out / name, *[np.asarray(array) for array in arrays])
+
+
+model = trained(keras)
+model.save(out / "three.keras")
+model.save_weights(out / "three.weights.h5")
+model.save(out / "three.h5")
+remember("three.npz", [weight.numpy() for weight in [*model.weights, *model.optimizer.variables]])
+model.save_weights(out / "parts.weights.json", max_shard_size=0.0000001)
+half = trained(keras, dtype="bfloat16")
+half.save(out / "half.keras")
+remember("half.npz", [np.asarray(half.layers[0].kernel.value).astype(np.float32)])
+
+model = trained(tf_keras)
+model.save(out / "two.h5")
+model.save_weights(out / "two.weights.hdf5")
+model.save(out / "two.keras")
+remember("two.npz", [*model.get_weights(), *[variable.numpy() for variable in model.optimizer.variables]])

@@ -1,0 +1,245 @@
+"""Keras' files and others in HDF5, against what Keras and h5py hold; files that lead elsewhere."""
+
+from __future__ import annotations
+
+import os
+import signal
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from mutants import survive
+
+import milepost
+from milepost.errors import FormatError, UnsafeContentError
+from milepost.formats.hdf5 import Hdf5
+
+
+@pytest.fixture(scope="module")
+def made(make: Callable[[str], Path]) -> Path:
+    return make("keras_files")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("three.keras", "three"), ("three.weights.h5", "three"),
+     ("parts.weights.json", "three"), ("three.h5", "three"), ("two.keras", "two"), ("two.h5", "two"),
+     ("two.weights.hdf5", "two")],
+)  # fmt: skip
+def test_every_weight_and_the_state_of_the_optimizer(made: Path, name: str, expected: str) -> None:
+    source = milepost.open(made / name)
+    wanted = list(np.load(made / f"{expected}.npz").values())
+    if name == "two.weights.hdf5":
+        wanted = wanted[:8]
+    found = list(source.values())
+    # In another order, and some files have the learning rate in the configuration.
+    left = [(array.shape, array.dtype, array.tobytes()) for array in found]
+    for array in wanted:
+        if array.shape or array.dtype.kind != "f":
+            left.remove((array.shape, array.dtype, array.tobytes()))
+    assert all(not shape for shape, _, _ in left)
+    assert source.metadata["written_by"]["framework"] == "keras"
+
+
+def test_what_a_keras_file_tells(made: Path) -> None:
+    source = milepost.open(made / "three.keras")
+    assert isinstance(source, Hdf5)
+    assert source.metadata["format"] == "a Keras model"
+    assert source.metadata["step"] == 2
+    assert source.notes["layers/dense"] == "first"
+    assert source.specs["layers/dense/vars/0"].shape == (4, 3)
+    assert source.plain["config"]["class_name"] == "Sequential"
+    assert source.plain["metadata"]["keras_version"] == source.metadata["written_by"]["version"]
+
+
+def test_what_a_legacy_file_tells(made: Path) -> None:
+    source = milepost.open(made / "two.h5")
+    assert source.metadata["format"] == "a Keras model in HDF5"
+    assert source.specs["model_weights/first/first/kernel:0"].shape == (4, 3)
+    assert source.plain["model_config"]["config"]["layers"][1]["config"]["units"] == 3
+    assert "optimizer" in str(source.plain["training_config"])
+    assert milepost.open(made / "two.weights.hdf5").metadata["format"] == "weights of Keras in HDF5"
+
+
+def test_bfloat16(made: Path) -> None:
+    source = milepost.open(made / "half.keras")
+    found = source["layers/dense/vars/0"]
+    assert found.dtype.name == "bfloat16"
+    np.testing.assert_array_equal(found.astype(np.float32), np.load(made / "half.npz")["arr_0"])
+
+
+def test_an_archive_that_was_packed_again(made: Path, tmp_path: Path) -> None:
+    with (
+        zipfile.ZipFile(made / "three.keras") as old,
+        zipfile.ZipFile(tmp_path / "m.keras", "w", zipfile.ZIP_DEFLATED) as new,
+    ):
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    source, plainly = milepost.open(tmp_path / "m.keras"), milepost.open(made / "three.keras")
+    assert list(source) == list(plainly)
+    for path in source:
+        np.testing.assert_array_equal(source[path], plainly[path])
+
+
+def test_other_files(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    big = rng.normal(size=(3000, 1000))
+    with h5py.File(tmp_path / "x.h5", "w", userblock_size=512) as file:
+        file["packed"] = big  # contiguous
+        file.create_dataset("chunked", data=big, chunks=(70, 90), compression="gzip", shuffle=True)
+        file.create_dataset("lzf", data=np.arange(10), compression="lzf", chunks=(3,))
+        file["big"] = np.arange(5, dtype=">i4")
+        file.create_dataset("bigchunks", data=np.arange(5, dtype=">c16"), chunks=(2,))
+        file["truth"] = np.array([True, False])
+        file["words"] = ["one", "zwö"]
+        file["records"] = np.zeros(2, [("a", "i4"), ("b", "f4")])
+        file["nothing"] = h5py.Empty("f4")
+        file["zero"] = np.zeros((0, 3))
+        file["scalar"] = 5
+        file["group/~odd/name"] = np.float16(1.5)
+        file["group"].attrs["note"] = "ü"
+        file["alias"] = file["scalar"]
+        file["soft"] = h5py.SoftLink("/group/~odd")
+        file.create_dataset("unwritten", (4,), "f4", fillvalue=2.5)
+    source = milepost.open(tmp_path / "x.h5")
+    assert source.metadata["format"] == "an HDF5 file"
+    np.testing.assert_array_equal(source["packed"], big)
+    np.testing.assert_array_equal(source["chunked"], big)
+    assert source["lzf"].tolist() == list(range(10))
+    assert source["big"].tolist() == source["bigchunks"].real.tolist() == list(range(5))
+    assert source["big"].dtype == np.int32
+    assert source["truth"].dtype == bool
+    assert source["zero"].shape == (0, 3)
+    assert source["unwritten"].tolist() == [2.5] * 4
+    assert source["group/~0odd/name"] == 1.5
+    assert source.plain["words"] == ["one", "zwö"]
+    assert source.plain["group/note"] == "ü"
+    assert source.plain["soft"] == "a link to /group/~odd"
+    assert source["alias"] == 5  # one place of two names, told under the first
+    assert source.plain["scalar"] == "the same as alias"
+    assert source.plain["records"].startswith("not read")
+    assert source.plain["nothing"].startswith("not read")
+
+
+@pytest.mark.parametrize("name", ["../three.weights.h5", "/three.weights.h5"])
+def test_weights_in_files_elsewhere_are_not_read(made: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "three.weights.h5").write_bytes((made / "three.weights.h5").read_bytes())
+    (tmp_path / "here" / "x.weights.json").write_text(f'{{"weight_map": {{"/layers": ["{name}"]}}}}')
+    with pytest.raises(UnsafeContentError):
+        milepost.open(tmp_path / "here" / "x.weights.json")
+
+
+def external_link(file: h5py.File, outside: str) -> None:
+    file["x"] = h5py.ExternalLink(outside, "/secret")
+
+
+def soft_link_out(file: h5py.File, outside: str) -> None:
+    file["x"] = h5py.SoftLink("/not/here")
+
+
+def external_storage(file: h5py.File, outside: str) -> None:
+    file.create_dataset("x", (8,), "u1", external=[(outside, 0, 8)])
+
+
+def virtual(file: h5py.File, outside: str) -> None:
+    layout = h5py.VirtualLayout((2,), "f8")
+    layout[:] = h5py.VirtualSource(outside, "secret", (2,))
+    file.create_virtual_dataset("x", layout)
+
+
+def deep(file: h5py.File, outside: str) -> None:
+    group = file
+    for _ in range(200):
+        group = group.create_group("g")
+
+
+@pytest.mark.parametrize("harm", [external_link, soft_link_out, external_storage, virtual, deep])
+def test_what_leads_elsewhere_is_refused(tmp_path: Path, harm: Callable[[h5py.File, str], None]) -> None:
+    outside = tmp_path / "outside.h5"
+    with h5py.File(outside, "w") as file:
+        file["secret"] = [1.0, 2.0]
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["fine"] = [1.0]
+        harm(file, str(outside))
+    with pytest.raises(UnsafeContentError):
+        milepost.open(tmp_path / "x.h5")
+
+
+def test_groups_in_a_circle(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["a/w"] = [1.0]
+        file["a/again"] = file["/"]
+    source = milepost.open(tmp_path / "x.h5")
+    assert list(source) == ["a/w"]
+    assert source.plain == {"a/again": "the same as /"}
+
+
+def test_numbers_that_are_said_to_be_many(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file.create_dataset("unwritten", (1 << 40,), "f4", chunks=(1024,), fillvalue=1.0)
+        file.create_dataset("some", (1 << 28,), "u1", chunks=(1 << 20,), compression="gzip")
+        file.create_dataset("chunk", (1 << 28,), "u1", chunks=(1 << 28,), compression="gzip")
+    source = milepost.open(tmp_path / "x.h5")
+    for path in source:
+        with pytest.raises(UnsafeContentError):
+            source[path]
+
+
+@pytest.mark.parametrize(
+    ("ended", "why"), [(signal.SIGSEGV, "damaged or made to mislead"), (signal.SIGXCPU, "processor time")]
+)
+def test_a_library_that_dies_is_an_error(tmp_path: Path, ended: signal.Signals, why: str) -> None:
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file.create_dataset("w", data=np.arange(10), chunks=(3,))
+    source = milepost.open(tmp_path / "x.h5")
+    assert isinstance(source, Hdf5)
+    assert source["w"].tolist() == list(range(10))
+    assert source._child is not None
+    os.kill(source._child._process.pid, ended)
+    with pytest.raises(FormatError, match=why):
+        source["w"]
+
+
+def test_the_process_has_bounds(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file.create_dataset("w", data=np.arange(10), chunks=(3,))
+    source = milepost.open(tmp_path / "x.h5")
+    assert isinstance(source, Hdf5)
+    assert source._child is not None
+    limits = Path(f"/proc/{source._child._process.pid}/limits").read_text()
+    soft = {line[:26].strip(): line[26:].split()[0] for line in limits.splitlines()[1:]}
+    assert int(soft["Max address space"]) < 4 << 30
+    assert int(soft["Max cpu time"]) < 60
+    assert soft["Max file size"] == "0"
+    assert soft["Max core file size"] == "0"
+
+
+def test_modules_beside_the_file_are_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["w"] = [1.0]
+    (tmp_path / "h5py.py").write_text("raise SystemExit(7)")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert milepost.open("x.h5")["w"].tolist() == [1.0]
+
+
+def test_without_h5py_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["w"] = [1.0]
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(FormatError, match=r"pip install 'milepost\[formats\]'"):
+        milepost.open(tmp_path / "x.h5")
+
+
+def test_mutants(tmp_path: Path, fuzz_processes: int) -> None:
+    with h5py.File(tmp_path / "x.h5", "w", libver="latest") as file:
+        file["g/w"] = np.arange(6.0)
+        file.create_dataset("c", data=np.arange(10), chunks=(4,), compression="gzip", fletcher32=True)
+        file["words"] = ["a", "b"]
+        file.attrs["model_config"] = '{"a": 1}'
+    survive(tmp_path / "x.h5", tmp_path / "x.h5", fuzz_processes)
