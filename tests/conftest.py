@@ -27,8 +27,9 @@ from milepost.storage.pages import Pages
 
 Array = npt.NDArray[Any]
 
-# What hypothesis draws is the same in every run, so that a failure is the change's own and comes back.
-# `--hypothesis-profile=search` looks elsewhere each time, and fifty times as long. Tests that need more or fewer examples take them in proportion.
+# What hypothesis draws is the same in every run, so that a failure is the change's own and comes back. The other profile,
+# `--hypothesis-profile=search`, looks elsewhere each time, and fifty times as long. Tests that need more or fewer examples take
+# them in proportion.
 settings.register_profile(
     "same", max_examples=100, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
