@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import HealthCheck, settings
 
 from milepost.core import dtypes, tree
 from milepost.core.layout import Layout, plan
@@ -25,6 +26,15 @@ from milepost.storage.local import LocalStorage
 from milepost.storage.pages import Pages
 
 Array = npt.NDArray[Any]
+
+# What hypothesis draws is the same in every run, so that a failure is the change's own and comes back. The other profile,
+# `--hypothesis-profile=search`, looks elsewhere each time, and fifty times as long. Tests that need more or fewer examples take
+# them in proportion.
+settings.register_profile(
+    "same", max_examples=100, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("search", settings.get_profile("same"), max_examples=5000, derandomize=False)
+settings.load_profile("same")
 
 
 class ArraysFile:

@@ -10,12 +10,8 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, settings
 
 from milepost.core.values import Foreign
-
-settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("patient")  # how fast this machine is just now is not what is tested
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from milepost.storage.base import Storage
 from milepost.storage.faults import Wrapper
 
 QUIET = settings(
-    max_examples=3000, stateful_step_count=40, deadline=None, derandomize=True, database=None, phases=[Phase.generate],
+    max_examples=3000, stateful_step_count=40, derandomize=True, database=None, phases=[Phase.generate],
     suppress_health_check=list(HealthCheck), verbosity=Verbosity.quiet,
 )  # fmt: skip
 

@@ -60,6 +60,24 @@ def test_a_tag_does_not_mean_it(mixed: RunFolder, tmp_path: Path) -> None:
         find(mixed, "mine")
 
 
+def test_a_run_that_lost_its_description_is_still_that_run(start_job: Callable[..., Any], tmp_path: Path) -> None:
+    job = start_job()
+    job.save(1)
+    job.save(2)
+    job.end()
+    (tmp_path / "run" / "milepost.json").unlink()
+    again = RunFolder.create(job.run.storage)
+    assert again.info.run == job.run.info.run
+    assert find(again, "latest").step == 2
+
+
+def test_checkpoints_of_several_runs_make_no_run(mixed: RunFolder, tmp_path: Path) -> None:
+    (tmp_path / "run" / "milepost.json").unlink()
+    again = RunFolder.create(mixed.storage)
+    assert again.info.run != mixed.info.run
+    assert all(one.foreign for one in again.checkpoints())
+
+
 def test_reaching_its_step_keeps_it_under_another_name(start_job: Callable[..., Any], tmp_path: Path) -> None:
     other = start_job(tmp_path / "other")
     other.save(9)

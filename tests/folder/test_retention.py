@@ -229,9 +229,17 @@ def test_the_direction_of_others_must_be_said(metric: str) -> None:
     assert Keep(best=(metric, "max")).best_by == BestBy(metric, "max")
 
 
-def test_a_direction_that_is_none_is_refused() -> None:
-    with pytest.raises(MetricError, match="'min' or 'max'"):
-        Keep(best=("loss", "down"))
+@pytest.mark.parametrize("best", [("loss", "down"), ("loss",), ("a", "b", "min"), 3, (3, "min"), []])
+def test_what_is_no_metric_and_direction_is_refused(best: Any) -> None:
+    with pytest.raises(MetricError) as caught:
+        Keep(best=best)
+    assert "(metric, 'min' | 'max')" in str(caught.value.expected)
+    assert caught.value.found == repr(best)
+
+
+def test_how_many_are_independent_is_a_number() -> None:
+    with pytest.raises(ScriptError, match="independent"):
+        Keep(independent=None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("field", ["last", "every_steps", "independent"])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from milepost.core.dtypes import dtype
@@ -110,7 +110,6 @@ def test_equal_bytes_of_another_thing_are_not_shared(before: Tensor) -> None:
 SIZES = {"a": 9000, "b": 6000, "c": 4000, "d": 500, "e": 3000}
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     st.lists(st.sets(st.sampled_from(sorted(SIZES))), min_size=1, max_size=14),
     st.sampled_from([None, 1, 3]),

@@ -62,6 +62,13 @@ def test_what_is_no_ref(text: str) -> None:
     assert "\0" not in str(caught.value)
 
 
+@pytest.mark.parametrize("ref", [3, None, b"runs/mnist", ["runs/mnist"]])
+def test_what_is_not_even_a_text(ref: Any) -> None:
+    with pytest.raises(ReferenceSyntaxError, match="a text or a path") as caught:
+        refs.open(ref)
+    assert caught.value.found == repr(ref)
+
+
 def test_open_takes_the_newest_or_the_one_that_is_said(branched: RunFolder, tmp_path: Path) -> None:
     set_tag(branched, "paper", next(one for one in branched.checkpoints() if one.step == 100))
     where = str(tmp_path / "run")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from milepost.storage.disk import SECTOR
@@ -295,7 +295,6 @@ def attempt(call: Callable[[], object]) -> bool:
     return True
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_what_was_synced_survives_every_crash(data: st.DataObject) -> None:
     """A tree is synced; then unsynced operations change other names. None of the untouched names is lost or changed."""
@@ -336,7 +335,6 @@ def operate(disk: MemoryStorage, data: st.DataObject, number: int, synced: st.Se
     return changed if attempt(call) else set()
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_a_rename_is_never_half(data: st.DataObject) -> None:
     """Files and folders are only moved about: after a crash each is there once, wherever."""

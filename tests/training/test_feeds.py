@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from milepost.core.leaves import digest
@@ -142,7 +142,6 @@ def draws() -> list[float]:
 
 
 @given(case=st.sampled_from(sorted(EXACT)), number=st.integers(0, 1), split=st.integers(0, 8))
-@settings(max_examples=120, deadline=None)
 def test_a_pass_continues_where_it_was(case: str, number: int, split: int) -> None:
     make, replay = EXACT[case]
     random.seed(1)

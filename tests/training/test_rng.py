@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from milepost.errors import MismatchError
@@ -105,7 +105,6 @@ def test_what_is_a_generator() -> None:
 
 
 @given(seed=st.integers(0, 2**32 - 1), before=st.integers(0, 5))
-@settings(max_examples=30, deadline=None)
 def test_global_states_come_back(seed: int, before: int) -> None:
     seed_global(seed)
     for _ in range(before):
@@ -155,7 +154,6 @@ def test_another_global_bit_generator_is_refused() -> None:
 
 
 @given(seed=st.integers(0, 1000), normals=st.integers(0, 3), inside=st.integers(0, 4))
-@settings(max_examples=40, deadline=None)
 def test_a_course_leaves_no_trace(seed: int, normals: int, inside: int) -> None:
     seed_global(seed)
     for _ in range(normals):  # an odd count leaves half a pair

@@ -135,8 +135,8 @@ def test_names_that_clash_with_options_or_files(folder: Path) -> None:
 # -- names and numbers that are wrong --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["", "run", "a/b", "~"])
-def test_names_that_cannot_be(name: str, folder: Path) -> None:
+@pytest.mark.parametrize("name", ["", "run", "a/b", "~", 3, None])
+def test_names_that_cannot_be(name: Any, folder: Path) -> None:
     with pytest.raises(ScriptError):
         start(folder / "run", state={name: 1})
     assert not (folder / "run").exists()
@@ -160,6 +160,8 @@ def test_a_misspelt_item(folder: Path) -> None:
             run.epoch_end(parms=np.ones(2))
         with pytest.raises(UnknownItemError):
             run["parms"]
+        with pytest.raises(UnknownItemError):
+            run[0]  # type: ignore[index]
 
 
 @pytest.mark.parametrize("saves", [0, 2])

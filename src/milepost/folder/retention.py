@@ -51,7 +51,9 @@ class Keep:
     def __post_init__(self) -> None:
         for name in ("last", "every_steps", "independent"):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            if value is None and name != "independent":
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ScriptError(f"Keep({name}=...) must be at least 1", found=repr(value))
         self.best_by  # noqa: B018 - an unclear direction is said now, not after the first epoch
 
@@ -60,17 +62,21 @@ class Keep:
         """Metric and direction, or None."""
         if self.best is None:
             return None
-        if not isinstance(self.best, str):
-            metric, mode = self.best
-            if mode not in ("min", "max"):
-                raise MetricError("Keep(best=(metric, mode)): mode is 'min' or 'max'", found=repr(mode))
-            return BestBy(metric, mode)
-        last_word = self.best.casefold().replace("/", "_").replace("-", "_").rpartition("_")[2]
+        match self.best:
+            case str(metric):
+                pass
+            case (str(metric), "min" | "max" as mode):
+                return BestBy(metric, mode)
+            case other:
+                raise MetricError(
+                    "Keep(best=...) cannot be that", expected="a metric, or (metric, 'min' | 'max')", found=repr(other)
+                )
+        last_word = metric.casefold().replace("/", "_").replace("-", "_").rpartition("_")[2]
         for words, mode in ((SMALLER_IS_BETTER, "min"), (LARGER_IS_BETTER, "max")):
             if last_word.rstrip("0123456789@") in words or last_word in words:
-                return BestBy(self.best, mode)
+                return BestBy(metric, mode)
         raise MetricError(
-            f"is a smaller or a larger {self.best!r} better?", hint=f"say it: Keep(best=({self.best!r}, 'min'))"
+            f"is a smaller or a larger {metric!r} better?", hint=f"say it: Keep(best=({metric!r}, 'min'))"
         )
 
 

@@ -91,6 +91,9 @@ class RunFolder:
     def create(cls, storage: Storage) -> RunFolder:
         """Make the run directory if need be, and open it. Two processes may do so at once.
 
+        Where only the description is lost, the checkpoints say whose they are, lest they count as another run's and training begins
+        anew.
+
         Raises:
             StorageError: not writable, full, or a file is in the way.
         """
@@ -99,7 +102,9 @@ class RunFolder:
             for folder in (names.ATTEMPTS, names.TAGS):
                 make_folder_if_missing(storage, folder)
             created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-            info = RunInfo(FORMAT, secrets.token_hex(8), created)
+            info = RunInfo(FORMAT, "", created)
+            lost = {one.summary.run for one in cls(storage, info).checkpoints() if one.summary is not None}
+            info.run = lost.pop() if len(lost) == 1 else secrets.token_hex(8)
             try:
                 storage.write(names.RUN, msgspec.json.format(msgspec.json.encode(info), indent=1))
             except FileExistsError:

@@ -43,13 +43,15 @@ class Ref(NamedTuple):
     which: str | None = None
 
     @classmethod
-    def parse(cls, text: str | os.PathLike[str]) -> Ref:
+    def parse(cls, ref: str | os.PathLike[str]) -> Ref:
         """Read a REF.
 
         Raises:
             ReferenceSyntaxError: a part is missing, or the text can be no path.
         """
-        text = os.fspath(text)
+        text = os.fspath(ref) if isinstance(ref, (str, os.PathLike)) else None
+        if not isinstance(text, str):
+            raise ReferenceSyntaxError("a REF is a text or a path", found=repr(ref), expected="PLACE[@WHICH]")
         if "\0" in text:
             raise ReferenceSyntaxError("a path has no NUL in it", found=ascii(text))
         if not text:

@@ -7,37 +7,14 @@ on every POSIX file system. What `MemoryStorage.crash` may lose is described in 
 from __future__ import annotations
 
 import errno
-import functools
 import time
 from collections.abc import Callable
-from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from milepost.storage.base import Buffer, Kind, Stat
 from milepost.storage.direct import flat
 from milepost.storage.disk import Choose, Disk, File, Folder, Link, Node, os_error
 from milepost.storage.local import checked_path, temporary_name
-
-_MOST_LINKS = 40  # as Linux: more symbolic links on one path are ELOOP
-
-
-class _OnDisk(Protocol):
-    _disk: Disk
-
-
-_Self = TypeVar("_Self", bound=_OnDisk)
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
-
-
-def _guarded(method: Callable[Concatenate[_Self, _P], _R]) -> Callable[Concatenate[_Self, _P], _R]:
-    """One operation at a time."""
-
-    @functools.wraps(method)
-    def guarded(self: _Self, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
-        with self._disk.guard:
-            return method(self, *args, **kwargs)
-
-    return guarded
+from milepost.storage.memory_view import View, guarded
 
 
 class _MemoryLock:
@@ -45,7 +22,7 @@ class _MemoryLock:
         self._disk, self._file = disk, file
         self._released = False
 
-    @_guarded
+    @guarded
     def release(self) -> None:
         if not self._released:
             self._released = True
@@ -57,7 +34,7 @@ class _MemoryWriter:
         self._storage, self._disk, self._path, self._file = storage, disk, path, file
         self._ended = False
 
-    @_guarded
+    @guarded
     def write(self, data: Buffer, offset: int) -> None:
         self._check_open()
         view, held = flat(data), self._file.data
@@ -66,7 +43,7 @@ class _MemoryWriter:
             held.extend(bytes(max(0, offset - len(held))))
             held[offset : offset + len(view)] = view
 
-    @_guarded
+    @guarded
     def finish(self, size: int) -> None:
         self._check_open()
         file = self._file
@@ -78,7 +55,7 @@ class _MemoryWriter:
         file.mtime = self._disk.clock()
         self._end()
 
-    @_guarded
+    @guarded
     def abort(self) -> None:
         if not self._ended:
             self._end()
@@ -93,7 +70,7 @@ class _MemoryWriter:
         self._disk.written.discard(self._file)
 
 
-class MemoryStorage:
+class MemoryStorage(View):
     """A `milepost.storage.base.Storage` in memory, for tests of what survives. Safe to use from several threads.
 
     `capacity` is the bytes that files may take in all (None: no limit) and may be changed at any time. `clock` gives
@@ -108,19 +85,18 @@ class MemoryStorage:
     """
 
     def __init__(self, *, capacity: int | None = None, clock: Callable[[], float] = time.time) -> None:
-        self._disk = Disk(capacity, clock)
-        self._prefix = ""
+        super().__init__(Disk(capacity, clock), "")
 
     @classmethod
     def _at(cls, disk: Disk, prefix: str) -> MemoryStorage:
         storage = cls.__new__(cls)
-        storage._disk, storage._prefix = disk, prefix
+        View.__init__(storage, disk, prefix)
         return storage
 
     def __repr__(self) -> str:
         return f"<MemoryStorage {self.root}>"
 
-    @_guarded
+    @guarded
     def crash(self, choose: Choose) -> MemoryStorage:
         """What could be found after power loss at this instant, as a new storage; this one is left as it is.
 
@@ -147,59 +123,6 @@ class MemoryStorage:
         """The same storage, rooted at folder `path`."""
         return self._at(self._disk, self._join(checked_path(path, root=True)))
 
-    def _join(self, path: str) -> str:
-        return "/".join(filter(None, (self._prefix, path)))
-
-    # -- finding ------------------------------------------------------------------------------------------------------
-    def _walk(self, path: str, *, follow: bool = False, root: bool = False) -> tuple[Folder, str, Node | None]:
-        """The folder that holds (or would hold) `path`, the name there, and what it stands for."""
-        parts = self._join(checked_path(path, root=root)).split("/")[::-1]
-        folder, name, links = self._disk.root, "", 0
-        node: Node | None = folder
-        while parts and parts != [""]:
-            name = parts.pop()
-            node = folder.names.get(name)
-            if isinstance(node, Link) and (parts or follow):
-                links += 1
-                if links > _MOST_LINKS:
-                    raise os_error(errno.ELOOP, path)
-                parts += node.target.split("/")[::-1]
-            elif parts:
-                if not isinstance(node, Folder):
-                    raise os_error(errno.ENOENT if node is None else errno.ENOTDIR, path)
-                folder = node
-        return folder, name, node
-
-    def _node(self, path: str, *, follow: bool = False, root: bool = False) -> Node:
-        node = self._walk(path, follow=follow, root=root)[2]
-        if node is None:
-            raise os_error(errno.ENOENT, path)
-        return node
-
-    def _folder(self, path: str) -> Folder:
-        node = self._node(path, follow=True, root=True)
-        if not isinstance(node, Folder):
-            raise os_error(errno.ENOTDIR, path)
-        return node
-
-    def _file(self, path: str) -> File:
-        node = self._node(path, follow=True)
-        if not isinstance(node, File):
-            raise os_error(errno.EISDIR, path)
-        return node
-
-    def _writable(self, path: str) -> File:
-        file = self._file(path)
-        if file.read_only:
-            raise os_error(errno.EACCES, path)
-        return file
-
-    def _free_name(self, path: str) -> tuple[Folder, str]:
-        folder, name, there = self._walk(path)
-        if there is not None:
-            raise os_error(errno.EEXIST, path)
-        return folder, name
-
     def _add(self, folder: Folder, name: str, node: Node) -> None:
         self._disk.change({(folder, name): node}, [folder])
 
@@ -210,7 +133,7 @@ class MemoryStorage:
         return next(self._disk.numbers), self._disk.clock()
 
     # -- reading ------------------------------------------------------------------------------------------------------
-    @_guarded
+    @guarded
     def stat(self, path: str) -> Stat:
         """What `path` stands for; a symbolic link is not followed."""
         node = self._node(path, root=True)
@@ -218,12 +141,12 @@ class MemoryStorage:
         size = len(node.data) if isinstance(node, File) else len(node.target) if isinstance(node, Link) else 0
         return Stat(kind, size, node.mtime, node.links, (id(self._disk), node.number))
 
-    @_guarded
+    @guarded
     def list(self, path: str = "") -> list[str]:
         """Names in folder `path`, sorted."""
         return sorted(self._folder(path).names)
 
-    @_guarded
+    @guarded
     def read(self, path: str, offset: int = 0, length: int | None = None) -> bytes:
         """At most `length` bytes from `offset` (all that is there if None)."""
         file = self._file(path)
@@ -238,7 +161,7 @@ class MemoryStorage:
         view[: len(data)] = data
         return len(data)
 
-    @_guarded
+    @guarded
     def read_link(self, path: str) -> str:
         """The target of symbolic link `path`."""
         node = self._node(path)
@@ -247,7 +170,7 @@ class MemoryStorage:
         return node.target
 
     # -- writing ------------------------------------------------------------------------------------------------------
-    @_guarded
+    @guarded
     def make_root(self) -> None:
         """Make the root folder and those above it that are missing, durably."""
         top, made = self._at(self._disk, ""), ""
@@ -258,12 +181,12 @@ class MemoryStorage:
                 top.sync_dir(parent)
             top._folder(made)
 
-    @_guarded
+    @guarded
     def make_folder(self, path: str) -> None:
         """Make one folder, never its parents."""
         self._add(*self._free_name(path), Folder(*self._new()))
 
-    @_guarded
+    @guarded
     def create(self, path: str, size: int) -> _MemoryWriter:
         """Begin a new file of about `size` bytes."""
         folder, name = self._free_name(path)
@@ -274,7 +197,7 @@ class MemoryStorage:
         self._add(folder, name, file)
         return _MemoryWriter(self, self._disk, path, file)
 
-    @_guarded
+    @guarded
     def write(self, path: str, data: bytes, *, replace: bool = False) -> None:
         """Write a small file whole and sync its data; with `replace` atomically in place of an existing one."""
         folder, name, there = self._walk(path)
@@ -293,7 +216,7 @@ class MemoryStorage:
         if replace:
             self._disk.change({(folder, temporary): None, (folder, name): node}, [folder])
 
-    @_guarded
+    @guarded
     def append(self, path: str, data: bytes, *, sync: bool = False) -> None:
         """Append to a file, creating it."""
         folder, name, there = self._walk(path, follow=True)
@@ -306,18 +229,18 @@ class MemoryStorage:
         if sync:
             file.synced = bytes(file.data)
 
-    @_guarded
+    @guarded
     def touch(self, path: str) -> None:
         """Set the modification time to now."""
         self._node(path, follow=True).mtime = self._disk.clock()
 
-    @_guarded
+    @guarded
     def sync_dir(self, path: str = "") -> None:
         """Make the names in folder `path` durable."""
         self._disk.sync(self._folder(path))
 
     # -- names --------------------------------------------------------------------------------------------------------
-    @_guarded
+    @guarded
     def rename(self, source: str, target: str) -> None:
         """Rename a file or folder atomically; nothing happens (as in POSIX) if both are names of one file."""
         node = self._node(source)
@@ -336,7 +259,7 @@ class MemoryStorage:
             raise os_error(errno.EISDIR, source, target)
         self._disk.change({(old_folder, old_name): None, (folder, name): node}, [folder])
 
-    @_guarded
+    @guarded
     def exchange(self, first: str, second: str) -> None:
         """Swap two names atomically."""
         one, two = self._node(first), self._node(second)
@@ -347,7 +270,7 @@ class MemoryStorage:
             raise os_error(errno.EINVAL, first, second)
         self._disk.change({(folder_one, name_one): two, (folder_two, name_two): one}, [folder_one, folder_two])
 
-    @_guarded
+    @guarded
     def link(self, source: str, target: str) -> None:
         """Give file `source` a second name."""
         node = self._node(source)
@@ -356,7 +279,7 @@ class MemoryStorage:
             raise os_error(errno.EPERM, source, target)
         self._add(folder, name, node)
 
-    @_guarded
+    @guarded
     def symlink(self, target: str, path: str) -> None:
         """Make `path` a symbolic link to `target`, in place of an existing link; EEXIST if `path` is no link."""
         folder, name, there = self._walk(path)
@@ -364,7 +287,7 @@ class MemoryStorage:
             raise os_error(errno.EEXIST, path)
         self._add_or_replace(folder, name, Link(*self._new(), checked_path(target)), replace=True)
 
-    @_guarded
+    @guarded
     def remove(self, path: str) -> None:
         """Remove a file or link."""
         node = self._node(path)
@@ -380,7 +303,7 @@ class MemoryStorage:
         if there is file:
             self._drop(folder, name)
 
-    @_guarded
+    @guarded
     def remove_tree(self, path: str) -> None:
         """Remove a folder and all in it, or a file; links are removed, never followed."""
         try:
@@ -394,7 +317,7 @@ class MemoryStorage:
             self._drop(folder, name)
 
     # -- beside the tree ----------------------------------------------------------------------------------------------
-    @_guarded
+    @guarded
     def lock(self, path: str) -> _MemoryLock | None:
         """Lock file `path`; None if taken."""
         file = self._writable(path)
@@ -403,12 +326,12 @@ class MemoryStorage:
         self._disk.locked.add(file)
         return _MemoryLock(self._disk, file)
 
-    @_guarded
+    @guarded
     def locked(self, path: str) -> bool:
         """Whether somebody holds `lock(path)`."""
         return self._file(path) in self._disk.locked
 
-    @_guarded
+    @guarded
     def free_space(self) -> int:
         """Bytes that may still be written."""
         return self._disk.free()

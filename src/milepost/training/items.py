@@ -72,7 +72,7 @@ FRAMEWORKS = {"torch": "milepost.torch.items"}
 
 def make_item(name: str, value: Any) -> Item:
     """The item for a live object. `NotStorableError` where its state can be neither taken nor handed over."""
-    if not name or name == RESERVED or "/" in name or "~" in name:
+    if not isinstance(name, str) or not name or name == RESERVED or "/" in name or "~" in name:
         raise ScriptError(
             f"{name!r} cannot be the name of an item", expected=f"a name without '/' and '~', other than {RESERVED!r}"
         )
@@ -195,7 +195,7 @@ def unknown_name(name: str, items: Mapping[str, Item]) -> UnknownItemError:
     """The error for a name that is neither an item nor a metric."""
     from difflib import get_close_matches
 
-    near = get_close_matches(name, items, 1)
+    near = get_close_matches(str(name), items, 1)
     return UnknownItemError(
         f"{name!r} is no item of this run, and its value is no metric (a scalar)",
         expected="items " + ", ".join(items),
