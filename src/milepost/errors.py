@@ -19,7 +19,8 @@
     │   ├── RunBusy           another attempt is alive
     │   └── RunFenced         a newer attempt has taken over: this one must stop
     ├── SaveFailedError        the newest save is not on disk
-    └── AuditError             `milepost audit` could not answer
+    ├── AuditError             `milepost audit` could not answer
+    └── SlurmError             Slurm refused, or cannot be asked
 
 Each class has a stable `kind` (shown in ``--json``) and an `exit_code` for the command line.
 Foreign exceptions never leak: they are the `__cause__`.
@@ -238,3 +239,11 @@ class AuditError(MilepostError):
     """An audit could not answer: the script fails, or does nothing that can be observed."""
 
     kind = "audit"
+    exit_code = 10
+
+
+class SlurmError(MilepostError):
+    """A command of Slurm is not here, refused, or did not answer."""
+
+    kind = "slurm"
+    exit_code = 11

@@ -21,6 +21,7 @@ override: 'Mapping[str, Any] | None' = None, stage: "Literal['overlap', 'copy']"
 max_memory: 'int | None' = None, on_error: "Literal['warn', 'raise']" = 'warn', on_busy: "Literal['wait', 'skip']" = 'wait', \
 on_mismatch: "Literal['warn', 'stop']" = 'warn', \
 signals: 'Sequence[int]' = (<Signals.SIGTERM: 15>, <Signals.SIGUSR1: 10>, <Signals.SIGUSR2: 12>), \
+time_limit: 'float | str | None' = None, requeue: "Literal['auto', 'never']" = 'auto', max_requeues: 'int | None' = None, \
 takeover: 'bool' = False, progress: 'bool | None' = None, **items: 'Any') -> 'None'
 __enter__() -> 'Self'
 __exit__(kind: 'type[BaseException] | None', problem: 'BaseException | None', traceback: 'TracebackType | None') -> 'None'
