@@ -22,12 +22,12 @@ Play = Callable[..., None]
 
 def test_the_end_of_a_job(slurm: Play, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SQUEUE_STATES", "PENDING")
-    slurm(squeue='[ -z "$SQUEUE_STATES" ] && [ "$SLURM_TIME_FORMAT" = %s ] && echo "1795593272     "')
+    slurm(squeue='[ -z "$SQUEUE_STATES" ] && [ "$SLURM_TIME_FORMAT" = %s ] && echo "1795593272     4:00:00   "')
     assert ask_end(JOB, 5) == 1795593272.0
-    assert asked(tmp_path) == ["squeue --noheader --jobs=40_7 --Format=EndTime:40"]
+    assert asked(tmp_path) == ["squeue --noheader --jobs=40_7 --Format=EndTime:40,TimeLimit:40"]
 
 
-@pytest.mark.parametrize("answer", ["NONE", "N/A", "Unknown"])
+@pytest.mark.parametrize("answer", ["NONE UNLIMITED", "1827129272 UNLIMITED", "N/A INVALID"])
 def test_a_job_without_a_limit_has_no_end(slurm: Play, answer: str) -> None:
     slurm(squeue=f"echo '{answer}   '")
     end = EndTime(JOB)

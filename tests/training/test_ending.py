@@ -44,7 +44,8 @@ def job(slurm: Play, monkeypatch: pytest.MonkeyPatch) -> Play:  # noqa: F811
     monkeypatch.setenv("SLURM_JOB_ID", "12")
     monkeypatch.setenv("SLURM_STEP_ID", "0")
     slurm(
-        squeue='case "$*" in *EndTime*) echo $(($(/bin/date +%s) + 86400));; *) echo RUNNING None;; esac', scontrol=""
+        squeue='case "$*" in *EndTime*) echo $(($(/bin/date +%s) + 86400)) 1-00:00:00;; *) echo RUNNING None;; esac',
+        scontrol="",
     )
     return slurm
 
@@ -73,7 +74,7 @@ def test_options_that_cannot_be(tmp_path: Path, options: dict[str, Any]) -> None
 
 
 def test_the_limit_of_the_job_stops_it_too(job: Play, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    job(squeue='case "$*" in *EndTime*) echo $(($(/bin/date +%s) + 5));; *) echo RUNNING None;; esac')
+    job(squeue='case "$*" in *EndTime*) echo $(($(/bin/date +%s) + 5)) 1:00;; *) echo RUNNING None;; esac')
     assert train(tmp_path / "run") == milepost.STOPPED
     assert "scontrol requeue 12" in asked(tmp_path)
     told = capsys.readouterr().err

@@ -15,6 +15,8 @@ REFRESH_SECONDS = (15.0, 300.0)
 FIRST_SECONDS = 5.0
 """How long the first answer may hold up the start."""
 
+UNLIMITED = ("UNLIMITED", "NONE", "N/A", "Unknown")
+
 Ask = Callable[[Job, float], float | None]
 
 
@@ -24,12 +26,15 @@ def ask_end(job: Job, seconds: float) -> float | None:
     Raises:
         SlurmError: Slurm did not say.
     """
-    told = ask("squeue", "--noheader", f"--jobs={job.name}", "--Format=EndTime:40", seconds=seconds).strip()
-    if told.isdecimal():
-        return float(told)
-    if told in ("NONE", "N/A", "Unknown"):
+    told = ask(
+        "squeue", "--noheader", f"--jobs={job.name}", "--Format=EndTime:40,TimeLimit:40", seconds=seconds
+    ).split()
+    # Of a job without a limit Slurm says sometimes that it has no end, and sometimes that it ends in a year.
+    if len(told) == 2 and (told[1] in UNLIMITED or told[0] in UNLIMITED):
         return None
-    raise SlurmError("squeue names an end that is no time", found=repr(told))
+    if len(told) == 2 and told[0].isdecimal():
+        return float(told[0])
+    raise SlurmError("squeue names an end that is no time", found=" ".join(told) or "nothing")
 
 
 class EndTime:
