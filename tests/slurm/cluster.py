@@ -69,9 +69,11 @@ OverTimeLimit=0
 {nodes}
 PartitionName=batch Nodes=node1 Default=YES MaxTime=INFINITE PriorityTier=10 State=UP
 PartitionName=fragile Nodes=node[2-3] MaxTime=INFINITE PriorityTier=10 State=UP
-PartitionName=low Nodes=node4 MaxTime=INFINITE PriorityTier=10 PreemptMode=REQUEUE State=UP
-PartitionName=urgent Nodes=node4 MaxTime=INFINITE PriorityTier=100 PreemptMode=OFF State=UP
+PartitionName=frail Nodes=node[4-5] MaxTime=INFINITE PriorityTier=10 State=UP
+PartitionName=low Nodes=node6 MaxTime=INFINITE PriorityTier=10 PreemptMode=REQUEUE State=UP
+PartitionName=urgent Nodes=node6 MaxTime=INFINITE PriorityTier=100 PreemptMode=OFF State=UP
 """
+NODES = 6
 CPUS = 16
 """Of each node, as far as Slurm knows: jobs that mostly sleep may share the real ones."""
 CGROUP = "CgroupPlugin=cgroup/v1\nCgroupMountpoint=/sys/fs/cgroup\nConstrainRAMSpace=no\nConstrainCores=no\n"
@@ -82,7 +84,8 @@ class ClusterError(Exception):
 
 
 class Cluster:
-    """Nodes node1 to node4; partitions batch, fragile (two nodes, to be killed), low, and urgent, which preempts low.
+    """Nodes node1 to node6; partitions batch, fragile and frail (two nodes each, to be killed), low, and urgent,
+    which preempts low.
 
     Args:
         folder: for everything it writes; emptied.
@@ -144,7 +147,7 @@ class Cluster:
         self.stop()
 
     def _configure(self) -> None:
-        ports = list(free_ports(5))
+        ports = list(free_ports(NODES + 1))
         host = socket.gethostname().partition(".")[0]
         nodes = [
             f"NodeName=node{number} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} "
@@ -173,9 +176,9 @@ class Cluster:
             user=user, group=group, extra_groups=(), check=True,
         )  # fmt: skip
         subprocess.run(["slurmctld"], env=self.environment, check=True)
-        for number in range(1, 5):
+        for number in range(1, NODES + 1):
             self.start_node(number)
-        self.wait_for_nodes(4)
+        self.wait_for_nodes(NODES)
 
     def start_node(self, number: int) -> None:
         """Start ``slurmd`` of a node."""
@@ -205,7 +208,7 @@ class Cluster:
             for _ in waiting(10):
                 if not self.run("squeue", "-h", check=False):
                     break
-        for name in (*(f"slurmd.node{number}" for number in range(1, 5)), "slurmctld", "munged"):
+        for name in (*(f"slurmd.node{number}" for number in range(1, NODES + 1)), "slurmctld", "munged"):
             process = self.daemon(name)
             if process is None:
                 continue

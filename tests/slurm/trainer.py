@@ -1,7 +1,7 @@
 """The training job of the tests on a real Slurm: ``python trainer.py RUN [options]``.
 
-Beside RUN it appends to RUN.log a line for each start and each step, and to RUN.stop when it is told to stop; RUN.done holds
-the digest of all that was trained, once it is through.
+Beside RUN it appends to RUN.log a line for each start, each step, and for being fenced; RUN.done holds the
+digest of all that was trained, once it is through.
 """
 
 from __future__ import annotations
@@ -42,19 +42,23 @@ def main() -> None:
     def say(text: str) -> None:
         os.write(log, f"{text}\n".encode())
 
-    with milepost.Checkpointer(
-        args.run, model=model, optimizer=optimizer, every=milepost.Every(steps=args.every), **options
-    ) as run:
-        say(f"open {run.progress.attempt} {run.progress.step} {os.getpid()} {time.time()}")
-        for _ in run.epochs(args.epochs):
-            for inputs, classes in run.batches(loader):
-                loss = nn.functional.cross_entropy(model(inputs), classes)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                run.step(loss=loss)
-                say(f"step {run.progress.step} {loss.item()!r} {time.time()}")
-                time.sleep(args.pause)
+    try:
+        with milepost.Checkpointer(
+            args.run, model=model, optimizer=optimizer, every=milepost.Every(steps=args.every), **options
+        ) as run:
+            say(f"open {run.progress.attempt} {run.progress.step} {os.getpid()} {time.time()}")
+            for _ in run.epochs(args.epochs):
+                for inputs, classes in run.batches(loader):
+                    loss = nn.functional.cross_entropy(model(inputs), classes)
+                    optimizer.zero_grad()
+                    loss.backward()
+                    optimizer.step()
+                    run.step(loss=loss)
+                    say(f"step {run.progress.step} {loss.item()!r} {time.time()}")
+                    time.sleep(args.pause)
+    except milepost.errors.RunFenced:
+        say("fenced")
+        raise
     seen = hashlib.sha256()
     for tensor in (*model.state_dict().values(), *(v for s in optimizer.state.values() for v in s.values())):
         seen.update(tensor.numpy().tobytes())
