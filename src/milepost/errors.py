@@ -239,11 +239,10 @@ class AuditError(MilepostError):
     """An audit could not answer: the script fails, or does nothing that can be observed."""
 
     kind = "audit"
-    exit_code = 10
 
 
 class SlurmError(MilepostError):
     """A command of Slurm is not here, refused, or did not answer."""
 
     kind = "slurm"
-    exit_code = 11
+    exit_code = 10

@@ -39,7 +39,8 @@ def examples() -> list[str]:
 
 def test_every_command_is_listed_in_a_group(cli: Any) -> None:
     shown = cli("--help").out
-    look, _, keep = shown.partition("Keep and remove checkpoints:")
+    look, _, keep = shown.partition("Run on a cluster:")[0].partition("Keep and remove checkpoints:")
+    assert "\n  slurm  " in shown
     assert re.findall(r"^  (\w+)  ", look.partition("Look into runs and checkpoints:")[2], re.M) == COMMANDS[:4]
     assert re.findall(r"^  (\w+)  ", keep, re.M) == [*COMMANDS[4:], "REF"][:3]
 
@@ -54,9 +55,9 @@ def test_version(cli: Any) -> None:
     assert cli("--version") == (0, f"milepost {milepost.__version__}\n", "")
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, "slurm script", "slurm submit", "slurm status"])
 def test_each_help_has_examples_and_the_keys_of_its_json(cli: Any, command: str) -> None:
-    shown = help_of(command)
+    shown = help_of(*command.split())
     assert shown.startswith(f"Usage: milepost {command} ")
     assert f"      milepost {command} " in shown
     assert "  JSON:\n" in shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -359,6 +360,43 @@ def stuck(cluster: Cluster, place: Path) -> Outcome:
     return Outcome(len(run.starts), 0)
 
 
+def generated(cluster: Cluster, place: Path) -> Outcome:
+    """A script that ``milepost slurm`` wrote for this cluster, as it submits it and looks after it; the words have a space."""
+    run = Run(place / "the run", SHORT)
+    train = [sys.executable, TRAINER, run.path, "--epochs", SHORT, "--every", EVERY, "--pause", PAUSE]
+    options = ["--time", "10m", "--sbatch", "comment=two words # and more", "--sbatch", f"output={place}/job.out"]
+    script = milepost(cluster, "script", *options, "--module", f"export PYTHONPATH={SOURCES}", "--", *train)
+    (place / "job.sh").write_text(script)
+    assert "as on this cluster" in script or cluster.proctrack != "cgroup"
+    number = json.loads(milepost(cluster, "submit", place / "job.sh", "--json"))["jobs"][0]
+    run.reach(13)
+    told = json.loads(milepost(cluster, "status", run.path, "--json"))
+    assert (told["job"], told["job_state"], told["restarts"]) == (number, "RUNNING", 0)
+    assert 400 < told["seconds_left"] <= 600
+    assert told["step"] >= 2 * EVERY
+    shown = cluster.show(number)
+    assert (shown["TimeLimit"], shown["Requeue"], shown["Comment"]) == ("00:10:00", "1", "two")
+    cluster.run("scancel", "--signal=USR1", number)
+    run.finish()
+    for _ in waiting(30):
+        told = json.loads(milepost(cluster, "status", run.path, "--json"))
+        if told["job_state"] == "COMPLETED":
+            break
+    assert (told["state"], told["job_state"], told["attempts"]) == ("complete", "COMPLETED", 2)
+    assert told["lost_steps"] == 0
+    return run.check(attempts=2)
+
+
+def milepost(cluster: Cluster, *words: object) -> str:
+    """What ``milepost slurm`` prints."""
+    done = subprocess.run(
+        [sys.executable, "-m", "milepost", "slurm", *map(str, words)],
+        env={**cluster.environment, "PYTHONPATH": str(SOURCES)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 @dataclass(frozen=True)
 class Scenario:
     """A function of the cluster and a folder of its own."""
@@ -385,5 +423,6 @@ SCENARIOS = {
     "preemption": Scenario(preempted, "preempted by a higher partition, twice"),
     "array": Scenario(array, "an array, one task of which is stopped twice"),
     "stuck": Scenario(stuck, "gets nowhere: two attempts, then exit code 76"),
+    "generated": Scenario(generated, "a script that milepost slurm wrote, submitted and looked after"),
     "cancelled": Scenario(cancelled, "cancelled: does not come back by itself"),
 }
