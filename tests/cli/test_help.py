@@ -40,7 +40,7 @@ def examples() -> list[str]:
 def test_every_command_is_listed_in_a_group(cli: Any) -> None:
     shown = cli("--help").out
     look, _, keep = shown.partition("Run on a cluster:")[0].partition("Keep and remove checkpoints:")
-    assert "\n  slurm  " in shown
+    assert re.findall(r"^  (\w+)  ", shown.partition("Run on a cluster:")[2], re.M)[:2] == ["doctor", "slurm"]
     assert re.findall(r"^  (\w+)  ", look.partition("Look into runs and checkpoints:")[2], re.M) == COMMANDS[:4]
     assert re.findall(r"^  (\w+)  ", keep, re.M) == [*COMMANDS[4:], "REF"][:3]
 
@@ -55,7 +55,7 @@ def test_version(cli: Any) -> None:
     assert cli("--version") == (0, f"milepost {milepost.__version__}\n", "")
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "slurm script", "slurm submit", "slurm status"])
+@pytest.mark.parametrize("command", [*COMMANDS, "doctor", "slurm script", "slurm submit", "slurm status"])
 def test_each_help_has_examples_and_the_keys_of_its_json(cli: Any, command: str) -> None:
     shown = help_of(*command.split())
     assert shown.startswith(f"Usage: milepost {command} ")

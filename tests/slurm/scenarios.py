@@ -387,6 +387,34 @@ def generated(cluster: Cluster, place: Path) -> Outcome:
     return run.check(attempts=2)
 
 
+def examined(cluster: Cluster, place: Path) -> Outcome:
+    """``milepost doctor`` in a job: as a plain child of the script, under srun, and with another attempt alive."""
+    words = f"{sys.executable} -m milepost doctor {place}/run --json"
+    script = place / "doctor.sh"
+    script.write_text(
+        f"#!/bin/bash\nexport PYTHONPATH={SOURCES}\n{words} > {place}/child.json\nsrun {words} > {place}/task.json\n"
+        f"{NO_SLURM}\n{words} > {place}/blind.json\ntouch {place}/end\n"
+    )
+    number, run = job(cluster, place)
+    run.reach(7)
+    cluster.submit(script, "--no-requeue", "--time=5", "--output", place / "doctor.out")
+    for _ in waiting(PATIENCE):
+        if (place / "end").exists():
+            break
+    levels = {}
+    for name in ("child", "task", "blind"):
+        found = json.loads((place / f"{name}.json").read_text())["findings"]
+        levels[name] = {one["about"]: one["level"] for one in found}
+    tracked = "wrong" if cluster.proctrack == "cgroup" else "risk"
+    assert levels["child"]["signals"] == tracked
+    assert levels["task"]["signals"] == "fine"
+    assert levels["task"]["attempts"] == "wrong", "another attempt is alive"
+    assert levels["task"]["requeue"] == levels["blind"]["requeue"] == "risk"
+    run.finish()
+    assert cluster.show(number)["Restarts"] == "0"
+    return run.check(attempts=1)
+
+
 def milepost(cluster: Cluster, *words: object) -> str:
     """What ``milepost slurm`` prints."""
     done = subprocess.run(
@@ -424,5 +452,6 @@ SCENARIOS = {
     "array": Scenario(array, "an array, one task of which is stopped twice"),
     "stuck": Scenario(stuck, "gets nowhere: two attempts, then exit code 76"),
     "generated": Scenario(generated, "a script that milepost slurm wrote, submitted and looked after"),
+    "doctor": Scenario(examined, "milepost doctor, as a plain child and under srun"),
     "cancelled": Scenario(cancelled, "cancelled: does not come back by itself"),
 }

@@ -19,6 +19,7 @@ import typer.main
 from milepost.cli import failures, shells, slurm, terminal
 from milepost.cli.audit import audit
 from milepost.cli.cat import cat
+from milepost.cli.doctor import doctor
 from milepost.cli.ls import ls
 from milepost.cli.pin import pin
 from milepost.cli.prune import prune
@@ -105,6 +106,7 @@ _COMMANDS: dict[str, list[Callable[..., int]]] = {
     "Look into runs and checkpoints": [ls, show, cat, verify],
     "Keep and remove checkpoints": [tag, pin, prune],
     "Prove that a script resumes": [audit],
+    "Run on a cluster": [doctor],
 }
 for _group, _commands in _COMMANDS.items():
     for _command in _commands:

@@ -88,7 +88,7 @@ def write(wanted: Wanted, site: Site | None = None) -> str:
     rows = [row for row in rows if row[0] not in given]
     rows += [(name.removeprefix("--"), value, "") for name, value in wanted.options.items()]
     lines = [directive(name, value) for name, value, _ in rows]
-    width = max(map(len, lines))
+    width = max(len(line) for line, (_, _, why) in zip(lines, rows, strict=True) if why)
     told = [f"{line:{width}}  # {why}".rstrip() if why else line for line, (_, _, why) in zip(lines, rows, strict=True)]
     text = ["#!/bin/bash", *told, ""]
     text += [*wanted.modules, ""] if wanted.modules else []
