@@ -55,7 +55,9 @@ def test_version(cli: Any) -> None:
     assert cli("--version") == (0, f"milepost {milepost.__version__}\n", "")
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "doctor", "slurm script", "slurm submit", "slurm status"])
+@pytest.mark.parametrize(
+    "command", [*COMMANDS, "doctor", "slurm script", "slurm submit", "slurm status", "slurm stage"]
+)
 def test_each_help_has_examples_and_the_keys_of_its_json(cli: Any, command: str) -> None:
     shown = help_of(*command.split())
     assert shown.startswith(f"Usage: milepost {command} ")

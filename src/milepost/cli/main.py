@@ -112,7 +112,7 @@ for _group, _commands in _COMMANDS.items():
     for _command in _commands:
         _add(_command, _group)
 _slurm = typer.Typer(cls=_Grouped, rich_markup_mode=None)
-for _command in (slurm.script, slurm.submit, slurm.status):
+for _command in (slurm.script, slurm.submit, slurm.status, slurm.stage):
     _add(_command, "Commands", _slurm)
 app.add_typer(
     _slurm,

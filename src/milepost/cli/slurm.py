@@ -1,4 +1,4 @@
-"""``milepost slurm``: job scripts, submitting them, and how a run in jobs is doing."""
+"""``milepost slurm``: job scripts, submitting them, data on the node, and how a run in jobs is doing."""
 
 from __future__ import annotations
 
@@ -32,6 +32,9 @@ def script(
         str | None,
         typer.Option(metavar="WORDS", help='What runs the command in a container: "apptainer exec --nv x.sif".'),
     ] = None,
+    stage_data: Annotated[
+        str | None, typer.Option(metavar="SRC", help="Data to bring to the node first; its path is $DATA_DIR then.")
+    ] = None,
     as_json: Json = False,
 ) -> int:
     """Write a job script that the run survives in.
@@ -62,7 +65,16 @@ def script(
         options[name] = value
     site = site_or_none()
     wanted = Wanted(
-        command, time, warning, signal, options, not no_requeue, array, module or (), shlex.split(container or "")
+        command,
+        time,
+        warning,
+        signal,
+        options,
+        not no_requeue,
+        array,
+        module or (),
+        shlex.split(container or ""),
+        stage_data,
     )
     text = write(wanted, site)
     if as_json:
@@ -99,6 +111,36 @@ def submit(
         document({"jobs": jobs})
     else:
         say(f"submitted {', '.join(jobs)}")
+    return 0
+
+
+def stage(
+    source: Annotated[
+        str, typer.Argument(metavar="SRC", help="A .tar (also compressed) or .zip, a file, or a folder.")
+    ],
+    to: Annotated[str | None, typer.Option(metavar="FOLDER", help="Where to; else $SLURM_TMPDIR or $TMPDIR.")] = None,
+    as_json: Json = False,
+) -> int:
+    """Bring data to the disk of this node, unless it is there.
+
+    Archives are unpacked. Several processes may do so at once: one works, the others wait. The path is printed.
+
+    For example:
+
+        milepost slurm stage /shared/imagenet.tar
+        DATA_DIR=$(milepost slurm stage /shared/imagenet.tar)
+
+    JSON:
+
+        path: where it is now
+    """
+    from milepost.slurm.staging import stage as bring
+
+    path = str(bring(source, to))
+    if as_json:
+        document({"path": path})
+    else:
+        say(path)
     return 0
 
 

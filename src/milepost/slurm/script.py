@@ -31,6 +31,7 @@ class Wanted:
         array: of tasks, as in "0-9"; each has a run of its own, in whose name ``$SLURM_ARRAY_TASK_ID`` stands.
         modules: lines to be run first, such as "module load cuda"; written as they are, never executed here.
         container: the words before the command that run it in a container.
+        data: a data set that is brought to the disk of each node first; the command finds its path in ``$DATA_DIR``.
     """
 
     command: Sequence[str]
@@ -42,6 +43,7 @@ class Wanted:
     array: str | None = None
     modules: Sequence[str] = ()
     container: Sequence[str] = ()
+    data: str | None = None
 
 
 def write(wanted: Wanted, site: Site | None = None) -> str:
@@ -92,6 +94,15 @@ def write(wanted: Wanted, site: Site | None = None) -> str:
     told = [f"{line:{width}}  # {why}".rstrip() if why else line for line, (_, _, why) in zip(lines, rows, strict=True)]
     text = ["#!/bin/bash", *told, ""]
     text += [*wanted.modules, ""] if wanted.modules else []
+    if wanted.data is not None:
+        text += [
+            "# The data goes to the disk of each node, again after each requeue; what is there already is left.",
+            'DATA_DIR=$(srun --ntasks="$SLURM_NNODES" --ntasks-per-node=1 '
+            f"milepost slurm stage -- {shlex.quote(wanted.data)} | head -n 1)",
+            '[ -n "$DATA_DIR" ] || exit 1',
+            "export DATA_DIR",
+            "",
+        ]
     text += [
         "# srun, so that Slurm's signals reach the training: a plain child of this script gets none where processes are",
         "# tracked by cgroup" + (" (as on this cluster)." if site and site.proctrack == "cgroup" else "."),
