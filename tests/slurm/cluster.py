@@ -9,6 +9,7 @@ on a cluster, and a node can be killed without the others. Needs root, as Slurm 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import grp
 import os
 import pwd
@@ -17,6 +18,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,6 +75,8 @@ PartitionName=frail Nodes=node[4-5] MaxTime=INFINITE PriorityTier=10 State=UP
 PartitionName=low Nodes=node6 MaxTime=INFINITE PriorityTier=10 PreemptMode=REQUEUE State=UP
 PartitionName=urgent Nodes=node6 MaxTime=INFINITE PriorityTier=100 PreemptMode=OFF State=UP
 """
+LOCK = Path(tempfile.gettempdir(), "milepost-slurm.lock")
+
 NODES = 6
 CPUS = 16
 """Of each node, as far as Slurm knows: jobs that mostly sleep may share the real ones."""
@@ -128,6 +132,9 @@ class Cluster:
 
     def __enter__(self) -> Cluster:
         install()
+        # One at a time on a machine: Slurm's control groups go by the names of the nodes.
+        self._lock = LOCK.open("w")
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
         self.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
         for name in ("run", "log", "state", "spool", "munge"):
@@ -145,6 +152,7 @@ class Cluster:
         self, kind: type[BaseException] | None, problem: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.stop()
+        self._lock.close()
 
     def _configure(self) -> None:
         ports = list(free_ports(NODES + 1))
