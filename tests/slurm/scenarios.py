@@ -176,13 +176,16 @@ def signalled(how: str, *kill: str) -> Callable[[Cluster, Path], Outcome]:
     return scenario
 
 
-def limited(how: str, *options: str) -> Callable[[Cluster, Path], Outcome]:
-    """Goes on beyond a limit of a minute."""
+def limited(how: str, *options: str, time: int = 1) -> Callable[[Cluster, Path], Outcome]:
+    """Goes on beyond a limit of so many minutes."""
 
     def scenario(cluster: Cluster, place: Path) -> Outcome:
-        # Where Slurm is to give the warning, the process must not know the limit better.
+        # Slurm's warning may come half a minute early, and must not come while Python is still importing. And where it is to
+        # be the warning that counts, the process must not know the limit better.
         before = NO_SQUEUE if options else ""
-        number, run = job(cluster, place, "--time=1", *options, epochs=LONG, how=how, before=before.format(place=place))
+        number, run = job(
+            cluster, place, f"--time={time}", *options, epochs=LONG, how=how, before=before.format(place=place)
+        )
         run.finish()
         for _ in waiting(30):
             if cluster.state(number) == "COMPLETED":
@@ -435,8 +438,12 @@ class Scenario:
 
 
 SCENARIOS = {
-    "limit-warned": Scenario(limited("srun", "--signal=USR1@15"), "time limit, USR1 to the step before it", False),
-    "limit-shell": Scenario(limited("exec", "--signal=B:USR1@15"), "time limit, USR1 to the shell, exec python", False),
+    "limit-warned": Scenario(
+        limited("srun", "--signal=USR1@45", time=2), "time limit, USR1 to the step before it", False
+    ),
+    "limit-shell": Scenario(
+        limited("exec", "--signal=B:USR1@45", time=2), "time limit, USR1 to the shell, exec python", False
+    ),
     "limit-srun": Scenario(limited("srun"), "time limit, no warning, srun", False),
     "limit-child": Scenario(limited(""), "time limit, no warning, plain child of the script", False),
     "chain": Scenario(chain, "requeue forbidden, jobs chained by afterany", False),
