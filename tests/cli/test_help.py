@@ -39,7 +39,7 @@ def examples() -> list[str]:
 
 def test_every_command_is_listed_in_a_group(cli: Any) -> None:
     shown = cli("--help").out
-    look, _, keep = shown.partition("Run on a cluster:")[0].partition("Keep and remove checkpoints:")
+    look, _, keep = shown.partition("Prove that")[0].partition("Keep and remove checkpoints:")
     assert re.findall(r"^  (\w+)  ", shown.partition("Run on a cluster:")[2], re.M)[:2] == ["doctor", "slurm"]
     assert re.findall(r"^  (\w+)  ", look.partition("Look into runs and checkpoints:")[2], re.M) == COMMANDS[:4]
     assert re.findall(r"^  (\w+)  ", keep, re.M) == [*COMMANDS[4:], "REF"][:3]

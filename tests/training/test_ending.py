@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from slurm_play import Play, asked, slurm  # noqa: F401
 import milepost
 from milepost.errors import ScriptError
 from milepost.training.ending import process_began
+from milepost.training.signals import _installed
 
 
 def train(directory: Path, count: int = 50, *, stop_at: int | None = None, **options: Any) -> int | None:
@@ -39,7 +41,7 @@ def steps(directory: Path) -> list[int]:
 
 
 @pytest.fixture
-def job(slurm: Play, monkeypatch: pytest.MonkeyPatch) -> Play:  # noqa: F811
+def job(slurm: Play, monkeypatch: pytest.MonkeyPatch) -> Iterator[Play]:  # noqa: F811
     """Inside of Slurm job 12, which has a day left."""
     monkeypatch.setenv("SLURM_JOB_ID", "12")
     monkeypatch.setenv("SLURM_STEP_ID", "0")
@@ -47,7 +49,9 @@ def job(slurm: Play, monkeypatch: pytest.MonkeyPatch) -> Play:  # noqa: F811
         squeue='case "$*" in *EndTime*) echo $(($(/bin/date +%s) + 86400)) 1-00:00:00;; *) echo RUNNING None;; esac',
         scontrol="",
     )
-    return slurm
+    yield slurm
+    while _installed:  # after a requeue signals are noticed until the process ends
+        _installed[-1].uninstall()
 
 
 def test_a_time_limit_saves_and_stops_before_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
