@@ -40,8 +40,16 @@ def steps(directory: Path) -> list[int]:
     return sorted(int(one.name[5:]) for one in directory.glob("step-*"))
 
 
+@pytest.fixture(autouse=True)
+def no_watch_is_left() -> Iterator[None]:
+    """After a requeue, and in scripts without ``with``, signals are noticed until the process ends."""
+    yield
+    while _installed:
+        _installed[-1].uninstall()
+
+
 @pytest.fixture
-def job(slurm: Play, monkeypatch: pytest.MonkeyPatch) -> Iterator[Play]:  # noqa: F811
+def job(slurm: Play, monkeypatch: pytest.MonkeyPatch) -> Play:  # noqa: F811
     """Inside of Slurm job 12, which has a day left."""
     monkeypatch.setenv("SLURM_JOB_ID", "12")
     monkeypatch.setenv("SLURM_STEP_ID", "0")
@@ -49,9 +57,7 @@ def job(slurm: Play, monkeypatch: pytest.MonkeyPatch) -> Iterator[Play]:  # noqa
         squeue='case "$*" in *EndTime*) echo $(($(/bin/date +%s) + 86400)) 1-00:00:00;; *) echo RUNNING None;; esac',
         scontrol="",
     )
-    yield slurm
-    while _installed:  # after a requeue signals are noticed until the process ends
-        _installed[-1].uninstall()
+    return slurm
 
 
 def test_a_time_limit_saves_and_stops_before_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
