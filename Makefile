@@ -13,10 +13,10 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz bench lint format clean
+.PHONY: help demo test test-slurm fuzz bench lint format clean
 
 help: ## Say what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(DEV) ## Train on MNIST, kill the job twice, and prove that nothing was lost
 	@$(BIN)/python examples/demo.py $(ARGS)
@@ -26,6 +26,9 @@ test: $(DEV) ## Run the tests
 
 fuzz: $(DEV) ## Try 20,000 mutants of every format's files; takes hours
 	@$(BIN)/python -m pytest tests/formats -k mutants --fuzz 20000 $(ARGS)
+
+test-slurm: $(DEV) ## Interrupt jobs on a real Slurm in every way (as root; installs Slurm if it is missing)
+	@$(BIN)/python tests/slurm/real.py $(ARGS)
 
 bench: $(DEV) $(BENCH) ## Measure speed against other checkpointers
 	@$(BIN)/python bench/run.py $(ARGS)

@@ -13,7 +13,8 @@ __version__ = "0.1.0"
 _HOME = {
     "Checkpointer": "milepost.training.checkpointer",
     "Stopped": "milepost.training.session",
-    "STOPPED": "milepost.training.session",
+    "STOPPED": "milepost.training.ending",
+    "STUCK": "milepost.training.ending",
     "Every": "milepost.training.policy",
     "Keep": "milepost.folder.retention",
     "Pending": "milepost.pipeline.persist",
@@ -27,6 +28,7 @@ _HOME = {
 
 __all__ = [
     "STOPPED",
+    "STUCK",
     "Checkpointer",
     "Every",
     "Keep",
@@ -49,10 +51,11 @@ if TYPE_CHECKING:
     from milepost.ops.refs import open  # noqa: A004
     from milepost.pipeline.persist import Pending
     from milepost.training.checkpointer import Checkpointer
+    from milepost.training.ending import STOPPED, STUCK
     from milepost.training.policy import Every
     from milepost.training.progress import Progress
     from milepost.training.restore import ResumeReport
-    from milepost.training.session import STOPPED, Stopped
+    from milepost.training.session import Stopped
 
 
 def __getattr__(name: str) -> Any:

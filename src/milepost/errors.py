@@ -20,7 +20,8 @@
     │   ├── RunBusy           another attempt is alive
     │   └── RunFenced         a newer attempt has taken over: this one must stop
     ├── SaveFailedError        the newest save is not on disk
-    └── AuditError             `milepost audit` could not answer
+    ├── AuditError             `milepost audit` could not answer
+    └── SlurmError             Slurm refused, or cannot be asked
 
 Each class has a stable `kind` (shown in ``--json``) and an `exit_code` for the command line.
 Foreign exceptions never leak: they are the `__cause__`.
@@ -245,3 +246,10 @@ class AuditError(MilepostError):
     """An audit could not answer: the script fails, or does nothing that can be observed."""
 
     kind = "audit"
+
+
+class SlurmError(MilepostError):
+    """A command of Slurm is not here, refused, or did not answer."""
+
+    kind = "slurm"
+    exit_code = 10

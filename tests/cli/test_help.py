@@ -60,9 +60,11 @@ def test_version(cli: Any) -> None:
     assert cli("--version") == (0, f"milepost {milepost.__version__}\n", "")
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    "command", [*COMMANDS, "doctor", "slurm script", "slurm submit", "slurm status", "slurm stage"]
+)
 def test_each_help_has_examples_and_the_keys_of_its_json(cli: Any, command: str) -> None:
-    shown = help_of(command)
+    shown = help_of(*command.split())
     assert shown.startswith(f"Usage: milepost {command} ")
     assert f"      milepost {command} " in shown
     assert "  JSON:\n" in shown

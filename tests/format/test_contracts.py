@@ -19,6 +19,7 @@ def test_the_exported_names() -> None:
         "Progress",
         "ResumeReport",
         "STOPPED",
+        "STUCK",
         "Stopped",
         "TensorSource",
         "__version__",
@@ -55,8 +56,9 @@ def test_the_kinds_and_exit_codes_of_errors() -> None:
         "RunBusy": ("run-busy", 8),
         "RunFenced": ("run-fenced", 8),
         "SaveFailedError": ("save-failed", 9),
+        "SlurmError": ("slurm", 10),
     }
-    assert milepost.STOPPED == 75
+    assert (milepost.STOPPED, milepost.STUCK) == (75, 76)
 
 
 def test_importing_milepost_imports_no_framework() -> None:

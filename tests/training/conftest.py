@@ -1,6 +1,7 @@
-"""Lets tests import the small training jobs that those of PyTorch are made of."""
+"""Lets tests import the small training jobs that those of PyTorch are made of, and the play of Slurm."""
 
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parents[1] / "torch"))
+for folder in ("torch", "slurm"):
+    sys.path.append(str(Path(__file__).parents[1] / folder))

@@ -21,6 +21,7 @@ override: 'Mapping[str, Any] | None' = None, stage: "Literal['overlap', 'copy']"
 max_memory: 'int | None' = None, on_error: "Literal['warn', 'raise']" = 'warn', on_busy: "Literal['wait', 'skip']" = 'wait', \
 on_mismatch: "Literal['warn', 'stop']" = 'warn', \
 signals: 'Sequence[int]' = (<Signals.SIGTERM: 15>, <Signals.SIGUSR1: 10>, <Signals.SIGUSR2: 12>), \
+time_limit: 'float | str | None' = None, requeue: "Literal['auto', 'never']" = 'auto', max_requeues: 'int | None' = None, \
 takeover: 'bool' = False, progress: 'bool | None' = None, **items: 'Any') -> 'None'
 __enter__() -> 'Self'
 __exit__(kind: 'type[BaseException] | None', problem: 'BaseException | None', traceback: 'TracebackType | None') -> 'None'
@@ -106,8 +107,8 @@ def test_everything_public_says_what_it_is() -> None:
 
 def test_names() -> None:
     assert set(milepost.__all__) == {
-        "STOPPED", "Checkpointer", "Every", "Keep", "Pending", "Progress", "ResumeReport", "Stopped", "TensorSource",
-        "__version__", "audit", "errors", "open",
+        "STOPPED", "STUCK", "Checkpointer", "Every", "Keep", "Pending", "Progress", "ResumeReport", "Stopped",
+        "TensorSource", "__version__", "audit", "errors", "open",
     }  # fmt: skip
     assert all(getattr(milepost, name) is not None for name in milepost.__all__)
     assert dir(milepost) == sorted(milepost.__all__)

@@ -16,9 +16,10 @@ import typer
 import typer.core
 import typer.main
 
-from milepost.cli import failures, shells, terminal
+from milepost.cli import failures, shells, slurm, terminal
 from milepost.cli.audit import audit
 from milepost.cli.cat import cat
+from milepost.cli.doctor import doctor
 from milepost.cli.ls import ls
 from milepost.cli.pin import pin
 from milepost.cli.prune import prune
@@ -91,8 +92,8 @@ def _milepost(
     """Look into the checkpoints of training jobs, check them, and keep them in order."""
 
 
-def _add(command: Callable[..., int], group: str) -> None:
-    app.command(command.__name__, cls=_Command, help=_help(command), rich_help_panel=group)(command)
+def _add(command: Callable[..., int], group: str, to: typer.Typer = app) -> None:
+    to.command(command.__name__, cls=_Command, help=_help(command), rich_help_panel=group)(command)
 
 
 def _help(command: Callable[..., Any]) -> str:
@@ -105,10 +106,21 @@ _COMMANDS: dict[str, list[Callable[..., int]]] = {
     "Look into runs and checkpoints": [ls, show, cat, verify],
     "Keep and remove checkpoints": [tag, pin, prune],
     "Prove that a script resumes": [audit],
+    "Run on a cluster": [doctor],
 }
 for _group, _commands in _COMMANDS.items():
     for _command in _commands:
         _add(_command, _group)
+_slurm = typer.Typer(cls=_Grouped, rich_markup_mode=None)
+for _command in (slurm.script, slurm.submit, slurm.status, slurm.stage):
+    _add(_command, "Commands", _slurm)
+app.add_typer(
+    _slurm,
+    name="slurm",
+    help="Write and submit job scripts, and see how a run in jobs is doing.",
+    rich_help_panel="Run on a cluster",
+    no_args_is_help=True,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -17,6 +17,7 @@ from milepost.storage.local import LocalStorage
 from milepost.training import iterate, opening, provenance, watching
 from milepost.training.capture import Capturer
 from milepost.training.display import Display
+from milepost.training.ending import Ending
 from milepost.training.items import Item, make_item, unknown_name
 from milepost.training.metrics import is_scalar
 from milepost.training.policy import Policy, start
@@ -51,6 +52,10 @@ class Checkpointer:
         on_mismatch: what to do when training goes on otherwise than an earlier attempt did after the same checkpoint: "warn", or
             "stop" by a `NotExactError` from `step` or `epoch_end`.
         signals: numbers of signals that are answered by a save and a clean exit.
+        time_limit: how long this process may live, in seconds or as in "4h"; the run saves and exits before. In a Slurm job the
+            end is known without it.
+        requeue: "auto" puts the Slurm job back into the queue after such an exit, "never" does not.
+        max_requeues: how often at most in the life of a job.
         takeover: fence an earlier attempt even if it seems alive.
         progress: show progress on stderr; None does so live on a terminal and in plain lines elsewhere.
         items: the state, by name: anything with ``state_dict`` and ``load_state_dict``, random generators, and values.
@@ -86,6 +91,9 @@ class Checkpointer:
         on_busy: Literal["wait", "skip"] = "wait",
         on_mismatch: Literal["warn", "stop"] = "warn",
         signals: Sequence[int] = DEFAULT,
+        time_limit: float | str | None = None,
+        requeue: Literal["auto", "never"] = "auto",
+        max_requeues: int | None = None,
         takeover: bool = False,
         progress: bool | None = None,
         **items: Any,
@@ -121,10 +129,16 @@ class Checkpointer:
         self._max_memory = max_memory
         self._display = Display(progress)
         self._written_by = provenance.written_by()
-        self._watch = SignalWatch(signals, self._display.warn)
+        self._ending = Ending(
+            SignalWatch(signals, self._display.warn),
+            time_limit=time_limit,
+            requeue=requeue,
+            max_requeues=max_requeues,
+            display=self._display,
+        )
         self._closed = False
         self._now = self._open(resume, takeover, override or {}, anew=False)
-        self._watch.install()
+        self._ending.begin()
 
     def _open(self, resume: str, takeover: bool, overrides: Mapping[str, Any], *, anew: bool) -> Session:
         """Claim the next attempt of the run, restore what `resume` names, and get ready to train. `anew`: go back to that very
@@ -160,7 +174,7 @@ class Checkpointer:
                 saver,
                 due,
                 self._keep,
-                self._watch,
+                self._ending,
                 self._display,
                 self._watcher,
                 on_mismatch=self._on_mismatch,
@@ -329,7 +343,7 @@ class Checkpointer:
             self._now = self._open(which, False, {}, anew=True)
         except BaseException:
             self._closed = True
-            self._watch.uninstall()
+            self._ending.finish()
             self._display.close()
             raise
 
@@ -356,11 +370,11 @@ class Checkpointer:
             elif isinstance(problem, Stopped):
                 how = "stopped"
         finally:
-            self._watch.uninstall()
             failed = session.saver.close()
             session.loops.close()
             session.end("failed" if failed is not None else how)
             self._display.close()
+            self._ending.finish()
         if problem is None:
             if failed is not None:
                 raise failure(failed)

@@ -122,7 +122,7 @@ class Auto(Policy):
     mtbf: float | str
 
     def __post_init__(self) -> None:
-        _seconds(self.mtbf)
+        seconds_of(self.mtbf, MTBF)
 
     def interval(self, cost: float) -> float:
         """Seconds from the beginning of one save to that of the next, if a save costs training `cost` seconds.
@@ -131,7 +131,7 @@ class Auto(Policy):
             >>> round(Every.auto(mtbf="12h").interval(2.0))
             416
         """
-        return max(best_interval(cost, _seconds(self.mtbf)), cost / MOST_OVERHEAD, SHORTEST_SECONDS)
+        return max(best_interval(cost, seconds_of(self.mtbf, MTBF)), cost / MOST_OVERHEAD, SHORTEST_SECONDS)
 
     def rules(self, clock: Clock) -> Iterator[Rule]:
         """See `Policy`."""
@@ -320,14 +320,17 @@ UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 _TIME = re.compile(r"(?:\d+(?:\.\d+)?\s*(?:s|min|m|h|d)\s*)+")
 
 
-def _seconds(text: float | str) -> float:
-    """A time in seconds, given as a number or as in "1h30m"; `ScriptError` if it is not positive."""
+MTBF = "Every.auto(mtbf=...) is the mean time between failures"
+
+
+def seconds_of(text: float | str, what: str) -> float:
+    """A time in seconds, given as a number or as in "1h30m"; `ScriptError` that begins with `what` if it is not positive."""
     value: Any = text
     if isinstance(text, str) and _TIME.fullmatch(text.strip()):
         value = sum(float(number) * UNITS[unit] for number, unit in re.findall(r"([\d.]+)\s*([a-z]+)", text))
     if not _positive(value, Real):
         raise ScriptError(
-            "Every.auto(mtbf=...) is the mean time between failures",
+            what,
             expected='seconds, or a text such as "12h", "1h30m", "2d"',
             found=repr(text),
         )

@@ -85,6 +85,8 @@ class Saver:
         self.stall_seconds = 0.0
         """How long training has waited for saves in all: in save calls and before optimizer steps."""
         self.newest: Pending | None = None
+        self.state_bytes = 0
+        """The size of the state, once a first step has shown it."""
 
     # -- seen from the loop -----------------------------------------------------------------------------------------------
 
@@ -96,7 +98,9 @@ class Saver:
         if not self._prepared:
             # Now optimizers have their state, and the first save is still to come.
             self._prepared = True
-            self._stager.prepare(self._capture(Position(0), {}, {}, ()))
+            captured = self._capture(Position(0), {}, {}, ())
+            self.state_bytes = self._stager.plan(captured)
+            self._stager.prepare(captured)
         guard = self._guard
         if guard is None:
             return True

@@ -27,6 +27,7 @@ from milepost.pipeline.stage import Captured
 from milepost.training.best import Best
 from milepost.training.cost import SaveCost
 from milepost.training.display import Display
+from milepost.training.ending import STOPPED, Ending
 from milepost.training.items import Item, ValueItem
 from milepost.training.loops import Loop, Loops
 from milepost.training.metrics import Metrics
@@ -35,19 +36,16 @@ from milepost.training.policy import Due
 from milepost.training.progress import Phase, Progress
 from milepost.training.rng import GlobalRng
 from milepost.training.saver import Marked, Saver
-from milepost.training.signals import SignalWatch
 from milepost.training.trace import Trace
 from milepost.training.watching import Watcher
 
-STOPPED = 75
-"""Exit code after a signal was answered with a save (EX_TEMPFAIL of sysexits.h): run the same command again."""
-
 
 class Stopped(SystemExit):
-    """Raised at a boundary after a signal, once the state is saved. Uncaught, it ends the process with code 75."""
+    """Raised at a boundary after a signal or before the time limit, once the state is saved. Uncaught, it ends the process with
+    code 75, or 76 where starting again would not help."""
 
-    def __init__(self, signal: str) -> None:
-        super().__init__(STOPPED)
+    def __init__(self, signal: str, code: int = STOPPED) -> None:
+        super().__init__(code)
         self.signal = signal
 
 
@@ -61,14 +59,15 @@ class Session:
         saver: Saver,
         due: Due,
         keep: Keep,
-        watch: SignalWatch,
+        ending: Ending,
         display: Display,
         watcher: Watcher | None,
         *,
         on_mismatch: Literal["warn", "stop"],
     ) -> None:
         self.opened, self.items, self.saver, self.keep = opened, items, saver, keep
-        self.watch, self.display, self._watcher = watch, display, watcher
+        self.ending, self.display, self._watcher = ending, display, watcher
+        ending.state_bytes = lambda: saver.state_bytes
         self.current = True
         """Whether the run is in this session, and was not taken back to a checkpoint by ``run.restore``."""
         self.metrics = Metrics()
@@ -288,7 +287,9 @@ class Session:
 
     def validating(self) -> None:
         """A loop over validation data is asked for its next batch: answer a signal from the state at the end of the batch loop."""
-        if self.watch.received is None or self._loop_end is None:
+        if self._loop_end is not None:
+            self.ending.passed("validation")
+        if self.ending.received is None or self._loop_end is None:
             return
         marked, self._loop_end = self._loop_end, None
         if not self._unsaved:
@@ -303,7 +304,9 @@ class Session:
         if asker is None:
             self._observe("")
         torn = self.saver.check_torn()
-        signalled = self.watch.received is not None
+        if between or not self._accumulating:
+            self.ending.passed("between" if between else "step")
+        signalled = self.ending.received is not None
         if not (self._wanted or torn or signalled):
             self.saver.poll()
             return
@@ -362,6 +365,7 @@ class Session:
             self._due.cost(cost)
         pending = self.saver.save(position, self._metrics_at(position), own, marked=marked, must=must)
         if pending is not None:
+            self.ending.saving(pending)
             self._wanted = self._unsaved = False
             self._due.saved(self.progress)
             self._stale = {name for name, item in self.items.items() if item.replaced}
@@ -372,14 +376,15 @@ class Session:
 
     def _stop(self) -> None:
         self.saver.wait()
-        received = self.watch.received
+        received = self.ending.received
         assert received is not None
         newest = self.saver.newest
         what = f"step {self.progress.step} is saved"
         if newest is not None and newest.problem is not None:
             what = f"step {newest.step} could not be saved, the one before it stands"
-        self.display.note(f"{received.name}: {what}; run the same command again to continue")
-        raise Stopped(received.name)
+        code, next_ = self.ending.parting(self.opened.run, self.opened.attempt.number)
+        self.display.note(f"{received.name}: {what}; {next_}")
+        raise Stopped(received.name, code)
 
     def finish(self) -> None:
         """The clean end: save what is not saved."""

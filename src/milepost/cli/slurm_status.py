@@ -1,0 +1,98 @@
+"""What ``milepost slurm status`` tells: a run and its jobs, put together from both."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from milepost.errors import SlurmError
+from milepost.folder import names
+from milepost.folder.attempts import Record
+from milepost.folder.lineage import of_run, read_records
+from milepost.folder.run import RunFolder
+from milepost.ops.listing import life_of
+from milepost.ops.refs import open_run, wording
+from milepost.slurm.end_time import ask_end
+from milepost.slurm.job import Job, Reach
+from milepost.slurm.requeue import state_of
+from milepost.training.trace import read_after
+
+
+class Lost(NamedTuple):
+    """Work that was done twice."""
+
+    steps: int
+    seconds: float
+
+
+def status_of(place: str) -> dict[str, Any]:
+    """Everything about a run in jobs, with the keys that the help of the command names.
+
+    Raises:
+        NotFoundError: there is no such run.
+    """
+    run = open_run(place)
+    with wording("read the run", run.where):
+        records = read_records(run)
+        life = life_of(run)
+        line = of_run(run)
+        lost = lost_work(run, records)
+    newest = records[max(records)] if records else None
+    owner = newest.owner if newest is not None else None
+    good = next((one for one in line if one.summary is not None and one.summary.good), None)
+    return {
+        "place": place,
+        "state": life.state,
+        "job": owner.slurm_job if owner else None,
+        "restarts": owner.restart_count if owner else 0,
+        "host": owner.host if owner else None,
+        **_of_slurm(owner.slurm_job if owner else None),
+        "checkpoint": good.folder if good else None,
+        "step": good.step if good else None,
+        "saved": good.summary.time if good and good.summary else None,
+        "attempts": life.attempts,
+        "lost_steps": lost.steps,
+        "lost_seconds": lost.seconds,
+    }
+
+
+def _of_slurm(number: str | None) -> dict[str, Any]:
+    unknown = {"job_state": None, "reason": None, "seconds_left": None}
+    if number is None:
+        return unknown
+    job = Job(number, number, 0, 0, Reach.CHILD, None, None)
+    try:
+        state, reason = state_of(job)
+        end = ask_end(job, 10.0) if state == "RUNNING" else None
+    except SlurmError:
+        return unknown
+    return {
+        "job_state": state or None,
+        "reason": reason or None,
+        "seconds_left": None if end is None else max(0.0, end - time.time()),
+    }
+
+
+def lost_work(run: RunFolder, records: dict[int, Record]) -> Lost:
+    """What attempts did beyond the checkpoint from which the next went on: steps, and the seconds that these took."""
+    steps, seconds = 0, 0.0
+    for number, following in ((one, records.get(one + 1)) for one in records):
+        parent = following.parent if following is not None else None
+        if following is None or (parent is not None and parent.run is not None):
+            continue
+        again = parent.step if parent is not None else 0
+        began = records[number].parent
+        first = began.step if began is not None and began.run is None else 0
+        beyond = {line.step for line in read_after(run.storage, number, again)}
+        whole = {line.step for line in read_after(run.storage, number, first)}
+        if beyond:
+            steps += len(beyond)
+            seconds += len(beyond) / len(whole) * _lasted(run, records[number])
+    return Lost(steps, seconds)
+
+
+def _lasted(run: RunFolder, record: Record) -> float:
+    """Seconds from the start of an attempt to its last step."""
+    started = datetime.fromisoformat(record.started).timestamp()
+    return max(0.0, run.storage.stat(names.attempt_trace(record.number)).mtime - started)
