@@ -6,6 +6,7 @@ ARGS ?=
 
 BIN := .venv/bin
 DEV := .venv/.ready-dev
+PEERS := .venv/.ready-peers
 BENCH := .venv/.ready-bench
 PIP_INSTALL = $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 
@@ -21,10 +22,10 @@ help: ## Say what can be made
 demo: $(DEV) ## Train on MNIST, kill the job twice, and prove that nothing was lost
 	@$(BIN)/python examples/demo.py $(ARGS)
 
-test: $(DEV) ## Run the tests
+test: $(DEV) $(PEERS) ## Run the tests
 	@$(BIN)/python -m pytest $(ARGS)
 
-fuzz: $(DEV) ## Try 20,000 mutants of every format's files; takes hours
+fuzz: $(DEV) $(PEERS) ## Try 20,000 mutants of every format's files; takes hours
 	@$(BIN)/python -m pytest tests/formats -k mutants --fuzz 20000 $(ARGS)
 
 test-slurm: $(DEV) ## Interrupt jobs on a real Slurm in every way (as root; installs Slurm if it is missing)
@@ -61,6 +62,14 @@ $(DEV): constraints.txt pyproject.toml
 	echo "bringing .venv up to date (the first time takes a minute)" >&2
 	$(PIP_INSTALL) pip
 	$(PIP_INSTALL) --build-constraint constraints.txt -e '.[all]' --group dev
+	touch $@
+
+# The frameworks whose files the tests read are large: only what needs them installs them.
+$(PEERS): $(DEV)
+	@exec 9>.venv/.lock
+	flock 9
+	echo "installing the frameworks that tests compare with (some minutes the first time)" >&2
+	$(PIP_INSTALL) --group peers
 	touch $@
 
 $(BENCH): $(DEV)
