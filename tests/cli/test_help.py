@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,18 @@ def test_each_help_has_examples_and_the_keys_of_its_json(cli: Any, command: str)
     assert max(map(len, shown.splitlines())) <= 100
 
 
+TRAINING = """
+import sys
+import numpy as np
+import milepost
+
+with milepost.Checkpointer("runs/train", w=np.zeros(3), every=milepost.Every(steps=10), progress=False) as run:
+    for _ in run.epochs(int(sys.argv[2]) if sys.argv[1:] else 25):
+        for batch in run.batches(np.arange(15.0).reshape(5, 3)):
+            run.step(w=run["w"] + batch, loss=batch.sum())
+"""
+
+
 @pytest.fixture
 def example_folder(start_job: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Everything that the examples name."""
@@ -82,6 +95,7 @@ def example_folder(start_job: Callable[..., Any], tmp_path: Path, monkeypatch: p
         job.save(step, state, val_loss=1 / step, score=step / 2)
     job.end()
     torch.save(model, tmp_path / "model.pt")
+    (tmp_path / "train.py").write_text(TRAINING)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -94,7 +108,7 @@ def test_the_examples_work(cli: Any, example_folder: Path, example: str) -> None
         cli("pin", "runs/mnist@step=1200")
     if "prune" in command and "--dry-run" not in command:
         command += " --yes"  # nobody is there to be asked
-    done = cli(*shlex.split(command)[1:])
+    done = cli(*(sys.executable if word == "python" else word for word in shlex.split(command)[1:]))
     assert (done.code, done.err.replace("it was at step 400 before\n", "")) == (0, "")
     assert done.out or "--npy" in command
 
@@ -104,10 +118,11 @@ def test_json_documents_have_the_keys_that_the_help_names(cli: Any, example_fold
     calls = {
         "ls": ["runs/mnist"], "show": ["runs/mnist"], "cat": ["runs/mnist", "vars/patience"], "verify": ["runs/mnist"],
         "tag": ["runs/mnist", "paper"], "pin": ["runs/mnist"], "prune": ["runs/mnist", "--dry-run"],
+        "audit": ["--at", "7", "--", sys.executable, "train.py", "--epochs", "2"],
     }  # fmt: skip
     for command, arguments in calls.items():
         text = help_of(command).partition("  JSON:\n")[2]
-        missing = {key for key in _keys(cli(command, *arguments, "--json").json) if not re.search(rf"\b{key}\b", text)}
+        missing = {key for key in _keys(cli(command, "--json", *arguments).json) if not re.search(rf"\b{key}\b", text)}
         assert missing == set(), command
 
 

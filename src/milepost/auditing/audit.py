@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import milepost
-from milepost.auditing.causes import Cause, causes
+from milepost.auditing.causes import UNKNOWN, Cause, causes
 from milepost.auditing.compare import Leaf, Pair, Parting, suspects
 from milepost.auditing.observer import EARLY, Spec, point_name
 from milepost.auditing.processes import TIMED_OUT, Bench, Launch, Ran, files_in, launch, scratch_folder
@@ -78,16 +78,30 @@ def audit(
             seconds=seconds, launch=launch,
         )  # fmt: skip
         report = _Audit(bench, at=at, steps=steps, kill=kill, every_step=every_step, say=say).report()
-    after = files_in(where)
-    own = str(scratch)
-    files = tuple(
-        sorted(
+        changed = files_in(bench.folder("straight") / "cwd" if copy_cwd else where)
+        own = str(scratch.resolve())
+        files = sorted(
             path
-            for path in after
-            if before.get(path) != after[path] and not str(where.resolve() / path).startswith(own)
+            for path, stamp in changed.items()
+            if (path not in before or stamp.size != before[path].size or (stamp != before[path] and not copy_cwd))
+            and not str(where.resolve() / path).startswith(own)
         )
+    return replace(
+        report,
+        rows=tuple(_suspect_files(row, files) for row in report.rows),
+        files=() if copy_cwd else tuple(files),
+        seconds=time.monotonic() - started,
+        versions={"milepost": milepost.__version__},
     )
-    return replace(report, files=files, seconds=time.monotonic() - started, versions={"milepost": milepost.__version__})
+
+
+def _suspect_files(row: Row, files: Sequence[str]) -> Row:
+    """Where nothing else explains a difference, the files that the script writes may."""
+    if not files or all(cause.text != UNKNOWN for cause in row.causes):
+        return row
+    names = ", ".join(files[:5])
+    text = f"the script writes {names}: if it reads that file too, its contents are not in the state and not taken back"
+    return replace(row, causes=(Cause(files[0], text),))
 
 
 class _Audit:
@@ -109,6 +123,7 @@ class _Audit:
         self._saved: list[str] = []
         self._chance_found = ""
         """Why uninterrupted processes differ from one another, if they do."""
+        self._unseeded: set[str] = set()
         self._others: list[list[Seen]] = []
         """What uninterrupted processes besides the straight one saw."""
 
@@ -223,14 +238,16 @@ class _Audit:
     def _compare_control(self, free: list[Seen], seen: list[Seen], *, ends: bool) -> Row:
         """Whether saving changes what is computed; and if something does, whether it is not rather chance."""
         pair = Pair.align(free, seen)
-        parting = pair.parting(ends=ends, fresh=True)
+        self._unseeded = pair.unseeded()
+        parting = pair.parting(ends=ends, unseeded=self._unseeded)
         name, label = "with saving, beside without", "control"
         if parting is None:
             return Row(name, label, None, len(pair.other), Verdict.EXACT)
         self._say("they differ: running it once more without saving")
         again = self._only(self._bench.run("control-again", Spec("", "", "", end=free[-1].key)))
         self._others.append(again)
-        chance = Pair.align(free, again).parting(ends=False, fresh=True)
+        twins = Pair.align(free, again)
+        chance = twins.parting(ends=False, unseeded=twins.unseeded())
         kept = self._kept("control", "straight", "control-again")
         if chance is None:
             text = "saving itself changes what is computed: something that milepost reads while it saves is drawn from, or moved"
@@ -249,7 +266,8 @@ class _Audit:
             self._only(self._bench.run(f"hash-seed-{number}", Spec("", "", "", end=free[-1].key), fixed))
             for number in (1, 2)
         ]
-        if Pair.align(runs[0], runs[1]).parting(ends=False, fresh=True) is None:
+        twins = Pair.align(*runs)
+        if twins.parting(ends=False, unseeded=twins.unseeded()) is None:
             return "the order of a set, or hash() of text, decides something: sort it, or set PYTHONHASHSEED"
         if chance.after == 0:
             return "the script is not seeded (torch.manual_seed, numpy.random.seed, random.seed)"
@@ -274,7 +292,8 @@ class _Audit:
         other = self._only(again, may_fail=True)
         pair = Pair.align(seen, other)
         ends = stop is None and end is None and not again.failed
-        parting = pair.parting(ends=ends)
+        # A killed process is another one than that which ran straight through, and began with other seeds of its own.
+        parting = pair.parting(ends=ends, unseeded=self._unseeded if self._kill else ())
         kept = self._kept("straight", name)
         found = suspects(pair, self._steady, _kinds(seen), parting.after if parting is not None else None)
         if again.failed and parting is None:
@@ -322,7 +341,7 @@ class _Audit:
         return [{one.key: one for one in seen} for seen in self._others]
 
     def _failed(self, title: str, point: Point, ran: Ran) -> Row:
-        cause = Cause("", f"the script fails when it is started again: {ran.tail(1)}")
+        cause = Cause("restart", f"the script fails when it is started again: {ran.error()}")
         return Row(title, point.label, point.key, 0, Verdict.NOT_EXACT, point.key, "place", causes=(cause,))
 
     def _parted(

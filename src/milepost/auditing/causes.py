@@ -34,7 +34,7 @@ def causes(parting: Parting | None, found: Sequence[Suspect]) -> list[Cause]:
         parting: where the resumed process differs; None if it does only beside the state.
         found: what of the script was not brought back.
     """
-    named = [Cause(one.path, _suspect(one)) for one in found]
+    named = [Cause(_named(one), _suspect(one)) for one in found]
     if parting is None:
         return named[:MOST]
     match parting.aspect:
@@ -42,26 +42,38 @@ def causes(parting: Parting | None, found: Sequence[Suspect]) -> list[Cause]:
             text = f"the loader is not run.batches ({parting.loop}): read it through run.batches(loader)"
             named = [Cause(parting.loop, text), *named]
         case "batches" if not named:
-            named = [Cause("", f"{_BATCH}: the data of {parting.loop!r} depends on something that is not in the state")]
+            named = [Cause("batch", _BATCH)]
         case "rng":
             named += [Cause("rng", _rng(sorted({leaf.path.split("/")[1] for leaf in parting.leaves})))]
         case "state" if parting.after == 0:
             names = sorted({leaf.path.partition("/")[0] for leaf in parting.leaves})
             named = [Cause(name, _not_itself(name)) for name in names] + named
         case "place" if not named:
-            named = [Cause("", "the loop goes otherwise: a counter or a condition of the script is not in the state")]
+            named = [Cause("step", _PLACE)]
         case _ if not named:
-            named = [Cause("", _UNKNOWN)]
+            named = [Cause("", UNKNOWN)]
         case _:
             pass
     return named[:MOST]
 
 
-_BATCH = "another batch is handed out"
-_UNKNOWN = (
+_BATCH = (
+    "another batch is handed out by run.batches: its order or contents depend on something that is not in the state, as an order "
+    "that the script draws itself (leave that to a sampler), or a generator that only the dataset in a worker process draws from"
+)
+_PLACE = (
+    "the loop goes otherwise: a counter or a condition of the script is not in the state. enumerate(run.batches(...)) counts from "
+    "0 after a restart: begin at run.progress.batch"
+)
+UNKNOWN = (
     "something that the step depends on is not in the state, and is none of the variables and objects that could be looked "
     "into: a file, a C extension, the time, a global of a library"
 )
+
+
+def _named(one: Suspect) -> str:
+    """Its path; of a module in the state that of the first attribute that differs."""
+    return one.leaves[0].path if one.kind == "state" and one.leaves else one.path
 
 
 def _rng(libraries: list[str]) -> str:

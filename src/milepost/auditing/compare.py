@@ -50,17 +50,19 @@ class Pair(NamedTuple):
         begin = keys.index(other[0].key) if other and other[0].key in keys else len(keys)
         return cls(list(straight[begin:]), list(other), list(straight[:begin]))
 
-    def parting(self, *, ends: bool, fresh: bool = False) -> Parting | None:
+    def unseeded(self) -> set[str]:
+        """The libraries whose random state differs from the first moment on: where both began anew, nobody seeded it."""
+        if not (self.straight and self.other):
+            return set()
+        return {path.split("/")[1] for path in changed(self.straight[0].rng, self.other[0].rng)}
+
+    def parting(self, *, ends: bool, unseeded: Collection[str] = ()) -> Parting | None:
         """Where they part.
 
         Args:
             ends: both ran to the end of the script, so that neither may have done more than the other.
-            fresh: both began anew. Then random state that differs from the beginning was not seeded, and matters only by what
-                is drawn from it.
+            unseeded: libraries whose random state cannot be compared; it matters by what is drawn from it.
         """
-        unseeded: set[str] = set()
-        if fresh and self.straight and self.other:
-            unseeded = {path.split("/")[1] for path in changed(self.straight[0].rng, self.other[0].rng)}
         for number, (one, other) in enumerate(zip(self.straight, self.other, strict=False)):
             found = _difference(one, other, number, unseeded)
             if found is not None:

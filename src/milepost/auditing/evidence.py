@@ -32,7 +32,7 @@ _INSTALLED = tuple({
 } | {str(Path(milepost.__file__).resolve().parent) + "/"})  # fmt: skip
 
 OBJECT = "object"
-"""The kind of an object of a class of the script's own."""
+"""The kind of an object of a class of the script's own, and of a function that keeps variables."""
 FRAMEWORKS = {"torch": "milepost.torch.watching"}
 """Loaded module -> module with the members of `Framework`."""
 
@@ -134,7 +134,7 @@ class Evidence:
         if is_generator(value):
             return self._of_kind(path, "generator", {"state": capture_generator(value)})
         if isinstance(value, FunctionType):
-            return _closure(value) if is_own(value.__code__.co_filename) else {}
+            return self._of_kind(path, OBJECT, _closure(value)) if is_own(value.__code__.co_filename) else {}
         if isinstance(value, MethodType):
             return {"self": value.__self__}
         if isinstance(value, GeneratorType):

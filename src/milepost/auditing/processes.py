@@ -69,6 +69,12 @@ class Ran(NamedTuple):
         """Whether it ended with an error."""
         return self.code not in (0, TIMED_OUT)
 
+    def error(self) -> str:
+        """The error it ended with, as far as it was printed."""
+        lines = self.output.read_text("utf-8", "replace").splitlines()
+        begin = next((number for number, line in reversed(list(enumerate(lines))) if line[:1].strip()), 0)
+        return " ".join(" ".join(lines[begin:]).split())
+
     def tail(self, lines: int = 3) -> str:
         """The end of what it printed."""
         return "\n".join(self.output.read_text("utf-8", "replace").splitlines()[-lines:])

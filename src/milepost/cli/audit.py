@@ -9,7 +9,7 @@ import typer
 
 from milepost.cli.options import Json
 from milepost.cli.table import Cell, Column, Styled, table
-from milepost.cli.terminal import Progress, document, note, paint, say, width
+from milepost.cli.terminal import Progress, document, paint, say, width
 from milepost.core.text import safe
 
 if TYPE_CHECKING:
@@ -65,11 +65,12 @@ def audit(
     JSON:
 
         verdict: exact, not exact or incomplete
-        comparisons: [{name, point, at: {step, epoch, batch, phase, asker}, compared, verdict, where: {step, ...},
-                       aspect: place, batches, rng, state, metrics or objects, expected, found, note,
+        comparisons: [{name, point, at, compared, verdict, where, aspect, expected, found, note,
                        differences: [{path, how_much}], causes: [{path, text}]}]
+        at, where: {step, epoch, batch, phase, asker}
+        aspect: place, batches, rng, state, metrics or objects
         leaves: how many were compared at every moment; unseen: what could not be
-        remarks, files: that the script wrote, seconds, versions, command
+        remarks, seconds, command; files: that the script wrote; versions: {milepost}
     """
     from milepost.auditing.audit import audit as run_audit
 
@@ -84,11 +85,12 @@ def audit(
         from milepost.auditing import documents
 
         report.write_text(documents.markdown(found) if report.suffix == ".md" else documents.html(found), "utf-8")
-        note(f"written: {report}")
     if as_json:
         document(found.as_json())
     else:
         _say(found)
+        if report is not None:
+            say(f"written to {safe(str(report))}")
     return found.exit_code
 
 
