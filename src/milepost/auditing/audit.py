@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import milepost
+from milepost.auditing.call import command_for
 from milepost.auditing.causes import UNKNOWN, Cause, causes
 from milepost.auditing.compare import Leaf, Pair, Parting, suspects
 from milepost.auditing.observer import EARLY, Spec, point_name
@@ -19,6 +21,7 @@ from milepost.auditing.report import Difference, Report, Row, Verdict
 from milepost.errors import AuditError, ScriptError
 from milepost.training.progress import Phase
 
+LIBRARIES = ("python", "numpy", "torch", "tensorflow", "jax", "keras")
 MOST_DIFFERENCES = 12
 MOST_POINTS = 200
 """Points of one audit with ``every_step``."""
@@ -32,12 +35,13 @@ class Point(NamedTuple):
 
 
 def audit(
-    command: Sequence[str],
+    script: Sequence[str] | Callable[[], Any],
     *,
     at: Sequence[int] = (),
     steps: int | None = None,
     kill: bool = False,
     every_step: bool = False,
+    workers: int | None = None,
     seconds: float = 300.0,
     copy_cwd: bool = False,
     cwd: str | os.PathLike[str] | None = None,
@@ -49,12 +53,14 @@ def audit(
     """Run a training script several times in fresh processes, and find out whether it resumes exactly.
 
     Args:
-        command: that starts the script, as in ``["python", "train.py", "--epochs", "2"]``. It must use `milepost.Checkpointer`.
+        script: the command that starts it, as in ``["python", "train.py", "--epochs", "2"]``, or a function at the top of a file
+            that trains. It must use `milepost.Checkpointer`; what directory it names does not matter.
         at: steps to resume from; by default the first, one in the middle of an epoch, the end of an epoch's batches, the end of
             an epoch, and the last.
         steps: how many steps after the last of these to compare; None for all.
         kill: end the process that saves by SIGKILL, one for each point, rather than take what an uninterrupted one had saved.
         every_step: resume from every step.
+        workers: compare with a process, too, in which every `DataLoader` has so many workers.
         seconds: that a process may take before it is ended; what was seen until then is compared.
         copy_cwd: give every process a copy of the working directory.
         cwd: where to start the script; the current directory by default.
@@ -66,18 +72,30 @@ def audit(
     Raises:
         AuditError: the script fails by itself, or does nothing that can be observed.
         ScriptError: there is no such step to resume from.
+
+    Example:
+        >>> report = milepost.audit(["python", "train.py", "--epochs", "2"], at=[10])
+        >>> print(report)
+        EXACT: python train.py --epochs 2
     """
+    command = command_for(script) if callable(script) else list(script)
     if not command:
         raise ScriptError("there is no command to audit", hint="milepost audit -- python train.py")
     started = time.monotonic()
     where = Path.cwd() if cwd is None else Path(cwd)
     before = files_in(where)
     with scratch_folder(keep) as scratch:
+        variables = _environment(callable(script)) if environment is None else environment
         bench = Bench(
-            command, where.resolve(), scratch, copy_cwd=copy_cwd, environment=os.environ if environment is None else environment,
-            seconds=seconds, launch=launch,
-        )  # fmt: skip
-        report = _Audit(bench, at=at, steps=steps, kill=kill, every_step=every_step, say=say).report()
+            command,
+            where.resolve(),
+            scratch,
+            copy_cwd=copy_cwd,
+            environment=variables,
+            seconds=seconds,
+            launch=launch,
+        )
+        report = _Audit(bench, at=at, steps=steps, kill=kill, every_step=every_step, workers=workers, say=say).report()
         changed = files_in(bench.folder("straight") / "cwd" if copy_cwd else where)
         own = str(scratch.resolve())
         files = sorted(
@@ -93,6 +111,12 @@ def audit(
         seconds=time.monotonic() - started,
         versions={"milepost": milepost.__version__},
     )
+
+
+def _environment(function: bool) -> dict[str, str]:
+    """That of this process. A function is to find the modules that it finds here."""
+    paths = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)} if function else {}
+    return {**os.environ, **paths}
 
 
 def _suspect_files(row: Row, files: Sequence[str]) -> Row:
@@ -113,10 +137,12 @@ class _Audit:
         steps: int | None,
         kill: bool,
         every_step: bool,
+        workers: int | None,
         say: Callable[[str], None],
     ) -> None:
         self._bench, self._say = bench, say
         self._at, self._steps, self._kill, self._every_step = sorted(set(at)), steps, kill, every_step
+        self._workers = workers
         self._run = ""
         self._remarks: list[str] = []
         self._straight: Ran | None = None
@@ -148,6 +174,8 @@ class _Audit:
             self._compare_control(free, seen, ends=stop is None and end is None),
             *(self._resume(point, seen, number, stop, end) for number, point in enumerate(points, 1)),
         ]
+        if self._workers is not None:
+            rows.append(self._compare_workers(free, self._workers))
         unseen = tuple(dict.fromkeys(text for one in seen for text in one.opaque))
         return Report(tuple(self._bench.command), self._verdict(rows, unseen), tuple(rows), _leaves(seen), unseen,
                       tuple(self._remarks))  # fmt: skip
@@ -258,6 +286,18 @@ class _Audit:
         self._remark(self._chance_found)
         row = self._parted(name, label, None, pair, parting, [], kept, Verdict.EXACT)
         return replace(row, note=self._chance_found)
+
+    def _compare_workers(self, free: list[Seen], workers: int) -> Row:
+        """Whether it matters how many workers read the data. Who draws random numbers then is another matter."""
+        self._say(f"running it with {workers} workers")
+        other = self._only(self._bench.run("workers", Spec("", "", "", end=free[-1].key, workers=workers)))
+        pair = Pair.align(free, other)
+        name = f"with {workers} workers in every loader"
+        parting = pair.parting(ends=False, unseeded=LIBRARIES)
+        if parting is None:
+            return Row(name, "", None, len(other), Verdict.EXACT)
+        cause = Cause("", "the data depends on the number of workers: do not change it within a run")
+        return self._parted(name, "", None, pair, parting, [cause], self._kept("control", "workers"), Verdict.NOT_EXACT)
 
     def _chance(self, free: list[Seen], chance: Parting) -> str:
         """Why two uninterrupted processes differ."""

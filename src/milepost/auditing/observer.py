@@ -38,7 +38,8 @@ class Spec(msgspec.Struct, omit_defaults=True):
 
     `runs` holds scratch run directories, `log` takes what is written down, `points` is where to save (into `saved`), `end` is the
     moment after which the script is ended, or the number of steps, `seconds` how long it may take; `kill` ends the process by
-    SIGKILL at the first moment after the first of `points` that is saved.
+    SIGKILL at the first moment after the first of `points` that is saved; `workers` is how many
+    every loader has, whatever the script says.
     """
 
     runs: str
@@ -50,6 +51,7 @@ class Spec(msgspec.Struct, omit_defaults=True):
     steps: int | None = None
     seconds: float | None = None
     kill: bool = False
+    workers: int | None = None
 
 
 class Ended(SystemExit):
@@ -134,9 +136,11 @@ class Observer:
 
     def _watch_loaders(self) -> None:
         if not self._loaders_watched and "torch" in sys.modules:
-            from milepost.torch.watching import watch_loaders
+            from milepost.torch.watching import set_workers, watch_loaders
 
             self._loaders_watched = True
+            if self._spec.workers is not None:
+                set_workers(self._spec.workers)
             watch_loaders(lambda place, batch: self._beside.append((place, batch)))
 
 

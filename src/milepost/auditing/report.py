@@ -9,6 +9,9 @@ from typing import Any
 from milepost.auditing.causes import Cause
 from milepost.auditing.records import Key
 
+SHOWN = 6
+"""Leaves that are named of those that differ."""
+
 
 class Verdict(StrEnum):
     """How an audit ends."""
@@ -71,6 +74,19 @@ class Report:
     """Files in the working directory that the script wrote."""
     seconds: float = 0.0
     versions: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        lines = [f"{str(self.verdict).upper()}: {' '.join(self.command)}"]
+        for row in self.rows:
+            if row.verdict is not Verdict.EXACT:
+                lines.append(f"{row.name}: differs at {row.where} ({row.aspect})")
+                if row.expected or row.found:
+                    lines.append(f"  expected {row.expected}, found {row.found}")
+                lines += [f"  {one.path}: {one.how_much or 'differs'}" for one in row.differences[:SHOWN]]
+                lines += [f"  cause: {cause.text}" for cause in row.causes]
+        lines += [f"note: {text}" for text in self.remarks]
+        lines += [f"could not be observed: {text}" for text in self.unseen]
+        return "\n".join(lines)
 
     @property
     def exit_code(self) -> int:

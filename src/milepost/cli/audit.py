@@ -34,6 +34,10 @@ def audit(
     copy_cwd: Annotated[
         bool, typer.Option("--copy-cwd", help="Give every process a copy of the working directory.")
     ] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", metavar="N", help="Compare with N workers in every DataLoader, too.", min=0),
+    ] = None,
     seconds: Annotated[
         float, typer.Option("--seconds", metavar="S", help="Compare what a process does within so many seconds.")
     ] = 300.0,
@@ -78,9 +82,17 @@ def audit(
         raise typer.BadParameter("--report takes a file that ends in .md or .html")
     with Progress() as progress:
         found = run_audit(
-            command, at=at or (), steps=steps, kill=kill, every_step=every_step, seconds=seconds, copy_cwd=copy_cwd,
-            keep=scratch, say=lambda text: progress.show(safe(text)),
-        )  # fmt: skip
+            command,
+            at=at or (),
+            steps=steps,
+            kill=kill,
+            every_step=every_step,
+            workers=workers,
+            seconds=seconds,
+            copy_cwd=copy_cwd,
+            keep=scratch,
+            say=lambda text: progress.show(safe(text)),
+        )
     if report is not None:
         from milepost.auditing import documents
 
@@ -126,13 +138,15 @@ def _result(row: Row) -> str:
 
 
 def _say_row(row: Row, told: set[str]) -> None:
+    from milepost.auditing.report import SHOWN
+
     say(f"\n{safe(row.name)}: differs at {safe(str(row.where))}, {row.aspect}")
     if row.expected or row.found:
         say(f"  expected {safe(str(row.expected))}, found {safe(str(row.found))}")
-    for one in row.differences[:6]:
+    for one in row.differences[:SHOWN]:
         say(f"  {safe(one.path)}{f': {safe(one.how_much)}' if one.how_much else ''}")
-    if len(row.differences) > 6:
-        say(f"  and {len(row.differences) - 6} more")
+    if len(row.differences) > SHOWN:
+        say(f"  and {len(row.differences) - SHOWN} more")
     for cause in row.causes:
         if cause.text in told:
             say("  cause: as above")

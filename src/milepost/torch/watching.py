@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -77,6 +78,26 @@ class _Read:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
+
+
+def set_workers(count: int) -> None:
+    """Every `DataLoader`, those that are there and those to come, has `count` workers."""
+    make = DataLoader.__init__
+
+    def __init__(self: DataLoader[Any], *arguments: Any, **options: Any) -> None:  # noqa: N807
+        make(self, *arguments, **options)
+        _set_workers(self, count)
+
+    DataLoader.__init__ = __init__  # type: ignore[method-assign]
+    for one in gc.get_objects():
+        if issubclass(type(one), DataLoader):
+            _set_workers(one, count)
+
+
+def _set_workers(loader: DataLoader[Any], count: int) -> None:
+    # Past the guard of the class, which lets none of them be changed by assignment.
+    ahead = (loader.prefetch_factor or 2) if count else None
+    vars(loader).update(num_workers=count, prefetch_factor=ahead, persistent_workers=False)
 
 
 def watch_loaders(tell: Callable[[str, Any], None]) -> None:
