@@ -178,7 +178,7 @@ class _Audit:
             rows.append(self._compare_workers(free, self._workers))
         unseen = tuple(dict.fromkeys(text for one in seen for text in one.opaque))
         return Report(tuple(self._bench.command), self._verdict(rows, unseen), tuple(rows), _leaves(seen), unseen,
-                      tuple(self._remarks))  # fmt: skip
+                      self._remarks_beside(rows))  # fmt: skip
 
     # -- what was seen -----------------------------------------------------------------------------------------------------
 
@@ -211,6 +211,11 @@ class _Audit:
         if len(found) > 1:
             self._remark(f"{len(found)} processes open the run; the one that does most was compared")
         return max(found, key=len)
+
+    def _remarks_beside(self, rows: Sequence[Row]) -> tuple[str, ...]:
+        """The remarks that say more than the causes do."""
+        told = {cause.text.removeprefix("a metric accumulator: ") for row in rows for cause in row.causes}
+        return tuple(text for text in self._remarks if not any(text.startswith(one) for one in told))
 
     def _remark(self, text: str) -> None:
         if text not in self._remarks:

@@ -34,7 +34,8 @@ def causes(parting: Parting | None, found: Sequence[Suspect]) -> list[Cause]:
         parting: where the resumed process differs; None if it does only beside the state.
         found: what of the script was not brought back.
     """
-    named = [Cause(_named(one), _suspect(one)) for one in found]
+    aspect = parting.aspect if parting is not None else ""
+    named = [Cause(_named(one), _suspect(one, aspect)) for one in found]
     if parting is None:
         return named[:MOST]
     match parting.aspect:
@@ -92,7 +93,7 @@ def _not_itself(name: str) -> str:
     )
 
 
-def _suspect(one: Suspect) -> str:
+def _suspect(one: Suspect, aspect: str) -> str:
     scope, _, rest = one.path.partition("/")
     name = rest.replace("/", ".")
     place = "" if scope == "__main__" else f" of {scope}"
@@ -118,4 +119,5 @@ def _suspect(one: Suspect) -> str:
     if any(word in name.lower() for word in _AVERAGES):
         fix = "give it to Checkpointer, or keep it in run.vars"
         return f"EMA not registered: `{name}`{place} is not in the state: {fix}"
-    return f"`{name}`{place} is carried from step to step and is not in the state: keep it in run.vars"
+    what = "a metric accumulator: " if aspect == "metrics" else ""
+    return f"{what}`{name}`{place} is carried from step to step and is not in the state: keep it in run.vars"

@@ -143,7 +143,7 @@ def _say_row(row: Row, told: set[str]) -> None:
     say(f"\n{safe(row.name)}: differs at {safe(str(row.where))}, {row.aspect}")
     if row.expected or row.found:
         say(f"  expected {safe(str(row.expected))}, found {safe(str(row.found))}")
-    for one in row.differences[:SHOWN]:
+    for one in row.differences[: 0 if row.aspect == "metrics" else SHOWN]:
         say(f"  {safe(one.path)}{f': {safe(one.how_much)}' if one.how_much else ''}")
     if len(row.differences) > SHOWN:
         say(f"  and {len(row.differences) - SHOWN} more")
