@@ -45,6 +45,15 @@ def test_every_layout(made: Path, layout: str) -> None:
     assert source.plain["none"] is None
 
 
+def test_a_piece_that_is_missing_is_not_taken_for_zeros(copied: Path) -> None:
+    pieces = [path for path in copied.rglob("*") if path.is_file() and path.name.replace(".", "").isdigit()]
+    assert pieces
+    for path in pieces:
+        path.unlink()
+    with pytest.raises(FormatError):
+        milepost.open(copied)["params/dense~10/kernel"]
+
+
 def test_every_type(made: Path) -> None:
     source = milepost.open(made / "kinds")
     expected = np.load(made / "expected.npz")

@@ -29,7 +29,8 @@ class Arrays:
         self._context = ts.Context({"file_io_concurrency": {"limit": 4}, "data_copy_concurrency": {"limit": 2}})
         self._open: dict[tuple[str, str], Any] = {}
 
-    def open(self, root: str, ocdbt: bool) -> Answer:
+    def open(self, root: str, ocdbt: bool, whole: bool) -> Answer:
+        """List the arrays of a folder. `whole`: every piece was written, so that one that is missing is not a piece of zeros."""
         base = {"driver": "file", "path": root + "/"}
         spec: dict[str, Any] = {"driver": "ocdbt", "base": base} if ocdbt else base
         store = ts.KvStore.open(spec, context=self._context).result()
@@ -44,9 +45,8 @@ class Arrays:
                     name = key.removesuffix(end)
                     self._check(store, raw, name)
                     inner = {**spec, "path": f"{spec.get('path', '')}{name}/"}
-                    waiting.append(
-                        (name, ts.open({"driver": driver, "kvstore": inner}, read=True, context=self._context))
-                    )
+                    told = {"driver": driver, "kvstore": inner, "fill_missing_data_reads": not whole}
+                    waiting.append((name, ts.open(told, open=True, read=True, context=self._context)))
         found = []
         for name, future in waiting:
             array = self._open[root, name] = future.result()
