@@ -3,6 +3,7 @@ values."""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,10 @@ settings.register_profile(
 )
 settings.register_profile("search", settings.get_profile("same"), max_examples=5000, derandomize=False)
 settings.load_profile("same")
+
+# A shell starts what it puts into the background with Ctrl-C ignored, and so would be everything the tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class ArraysFile:
