@@ -23,7 +23,7 @@ demo: $(DEV) ## Train on MNIST, kill the job twice, and prove that nothing was l
 	@$(BIN)/python examples/demo.py $(ARGS)
 
 test: $(DEV) $(PEERS) ## Run the tests
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 fuzz: $(DEV) $(PEERS) ## Try 20,000 mutants of every format's files; takes hours
 	@$(BIN)/python -m pytest tests/formats -k mutants --fuzz 20000 $(ARGS)

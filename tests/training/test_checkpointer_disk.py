@@ -285,8 +285,9 @@ def test_a_directory_of_somebody_else(tmp_path: Path) -> None:
     sealed.mkdir()
     for folder in (sealed, *(one for one in (tmp_path / "run").rglob("*") if one.is_dir()), tmp_path / "run"):
         folder.chmod(0o555)
-    for folder in (tmp_path, *list(tmp_path.parents)[:2]):
-        folder.chmod(folder.stat().st_mode | stat.S_IXOTH | stat.S_IROTH)
+    for folder in (tmp_path, *tmp_path.parents):
+        if not folder.stat().st_mode & stat.S_IXOTH:
+            folder.chmod(folder.stat().st_mode | stat.S_IXOTH | stat.S_IROTH)
     said = tmp_path / "said"
     said.mkdir(mode=0o777)
     said.chmod(0o777)
