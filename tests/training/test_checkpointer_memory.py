@@ -10,8 +10,8 @@ from exact_jobs import folder_fixture  # noqa: F401
 
 SCRIPT = Path(__file__).parent / "scripts" / "memory.py"
 MEGABYTES = 256
-SLACK = 8 << 20
-"""Modules that are loaded meanwhile, and what the allocator keeps."""
+SLACK = 6 << 20
+"""What the allocator keeps, and pages of libraries that only a state of this size touches: 0.6 MB where this was written."""
 
 
 def measure(*arguments: object) -> tuple[int, int, str]:
@@ -23,10 +23,10 @@ def measure(*arguments: object) -> tuple[int, int, str]:
 
 def test_one_copy_of_the_state(tmp_path: Path) -> None:
     rose, state, _ = measure(tmp_path / "run", MEGABYTES)
-    assert state <= rose <= 1.02 * state + SLACK
+    assert state <= rose <= state + SLACK
     rose, state, resumed = measure(tmp_path / "run", MEGABYTES)
     assert resumed == "step-00000003"
-    assert rose <= 1.02 * state + SLACK
+    assert rose <= state + SLACK
 
 
 def test_as_much_as_is_allowed(tmp_path: Path) -> None:
