@@ -1,0 +1,84 @@
+"""Where an audit resumes: the moments of an uninterrupted run that are worth it, or those that a person names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from milepost.auditing.records import Key, Seen
+from milepost.errors import AuditError, ScriptError
+from milepost.training.progress import Phase
+
+MOST_POINTS = 200
+"""Points of one audit with ``every_step``."""
+
+
+class Point(NamedTuple):
+    """A moment to save at and resume from, and what it stands for."""
+
+    key: Key
+    label: str
+
+
+def choose(seen: Sequence[Seen], at: Sequence[int], *, every_step: bool) -> list[Point]:
+    """The points to resume from, in order.
+
+    Args:
+        seen: what an uninterrupted process went through.
+        at: the steps that are wanted; if empty, a moment of each kind there is.
+        every_step: all steps, if `at` is empty.
+
+    Raises:
+        AuditError: no step was made.
+        ScriptError: a step that was not made; too many.
+    """
+    keys = [one.key for one in seen if one.key.session == 0]
+    stepped = [key for number, key in enumerate(keys) if number and key.step > keys[number - 1].step]
+    if not stepped:
+        raise AuditError("the script makes no step that can be observed", expected="run.step(...) in its loop")
+    if at:
+        return _named(stepped, at)
+    if every_step:
+        if len(stepped) > MOST_POINTS:
+            raise ScriptError(
+                f"{len(stepped)} steps are too many to resume from each",
+                expected=f"at most {MOST_POINTS}",
+                hint="let the script make fewer steps, or name some with --at",
+            )
+        return [Point(key, "") for key in stepped]
+    return _of_each_kind(keys, stepped)
+
+
+def _named(stepped: Sequence[Key], at: Sequence[int]) -> list[Point]:
+    by_step = {key.step: key for key in reversed(stepped)}
+    missing = [step for step in at if step not in by_step]
+    if missing:
+        raise ScriptError(
+            f"there is no step {missing[0]} to resume from",
+            found=f"steps {stepped[0].step} to {stepped[-1].step}",
+            hint="--seconds gives the script more time",
+        )
+    return [Point(by_step[step], "") for step in sorted(set(at))]
+
+
+def _of_each_kind(keys: Sequence[Key], stepped: Sequence[Key]) -> list[Point]:
+    inside = [key for key in stepped if key.phase == Phase.IN_EPOCH]
+    one_epoch = [key for key in inside if key.epoch == inside[len(inside) // 2].epoch] if inside else []
+    wanted = {
+        "first step": stepped[0],
+        "mid-epoch": one_epoch[len(one_epoch) // 2] if one_epoch else None,
+        "batches done": _middle([key for key in keys if key.phase == Phase.BATCHES_DONE]),
+        "epoch end": _middle([key for key in keys if key.phase == Phase.EPOCH_ENDED]),
+        "last step": stepped[-1],
+    }
+    order = {key: number for number, key in enumerate(keys)}
+    found: dict[Key, str] = {}
+    for label, key in wanted.items():
+        if key is not None:
+            found[key] = f"{found[key]}, {label}" if key in found else label
+    return [Point(key, found[key]) for key in sorted(found, key=order.__getitem__)]
+
+
+def _middle(keys: Sequence[Key]) -> Key | None:
+    """The middle one, and of two the earlier; the last has nothing after it."""
+    return keys[(len(keys) - 1) // 2] if keys else None

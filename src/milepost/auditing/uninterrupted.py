@@ -1,0 +1,116 @@
+"""The processes that nothing interrupts: without saving, straight through, and more of them where these two differ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from milepost.auditing.causes import Cause
+from milepost.auditing.compare import Pair, Parting
+from milepost.auditing.observer import EARLY, Spec
+from milepost.auditing.points import Point
+from milepost.auditing.processes import TIMED_OUT, Bench, Ran
+from milepost.auditing.records import Kept, Key, Seen
+from milepost.auditing.report import Row, Verdict
+from milepost.auditing.subject import Subject
+from milepost.auditing.verdict import parted
+
+LIBRARIES = ("python", "numpy", "torch", "tensorflow", "jax", "keras")
+
+
+class Uninterrupted:
+    """Runs the script without interruption, and knows what is chance.
+
+    Args:
+        bench: runs processes.
+        subject: the run that is audited.
+        say: is told what is being done.
+        remark: is told what a person should know.
+    """
+
+    def __init__(
+        self, bench: Bench, subject: Subject, say: Callable[[str], None], remark: Callable[[str], None]
+    ) -> None:
+        self._bench, self._subject, self._say, self._remark = bench, subject, say, remark
+        self.free: list[Seen] = []
+        """What the control saw: the script with saving switched off."""
+        self.early = False
+        """Whether the control was ended before the script had."""
+        self.seen: list[Seen] = []
+        """What the script that ran straight through, and saved, saw."""
+        self.chance = ""
+        """Why uninterrupted processes differ from one another, if they do."""
+        self.unseeded: set[str] = set()
+        """Libraries whose random state is another one in each process."""
+        self._again: list[list[Seen]] = []
+
+    def run_control(self, steps: int | None) -> None:
+        """Run the script without saving, to step `steps` or to its end."""
+        self._say("running the script without saving")
+        ran = self._bench.run("control", Spec("", "", "", steps=steps, seconds=self._bench.seconds))
+        self.free = self._subject.seen_by(ran)
+        self.early = ran.code == TIMED_OUT or (self._bench.folder("control") / "log" / EARLY).exists()
+
+    def run_straight(self, points: Sequence[Point], stop: Key | None, steps: int | None) -> Ran:
+        """Run it straight through to `stop`, saving at `points`."""
+        self._say(f"running it straight through, saving at {len(points)} points")
+        keys = [point.key for point in points]
+        ran = self._bench.run("straight", Spec("", "", "", keys, saved="yes", end=stop, steps=steps))
+        self.seen = self._subject.seen_by(ran)
+        return ran
+
+    def compare(self, *, ends: bool) -> Row:
+        """Whether saving changes what is computed; and if something does, whether it is not rather chance."""
+        pair = Pair.align(self.free, self.seen)
+        self.unseeded = pair.unseeded()
+        parting = pair.parting(ends=ends, unseeded=self.unseeded)
+        name, label = "with saving, beside without", "control"
+        if parting is None:
+            return Row(name, label, None, len(pair.other), Verdict.EXACT)
+        self._say("they differ: running it once more without saving")
+        again = self._control_again("control-again")
+        self._again.append(again)
+        twins = Pair.align(self.free, again)
+        chance = twins.parting(ends=False, unseeded=twins.unseeded())
+        kept = self._kept("control", "straight", "control-again")
+        if chance is None:
+            text = "saving itself changes what is computed: something that milepost reads while it saves is drawn from, or moved"
+            return parted(name, label, None, parting, [Cause("", text)], kept, Verdict.NOT_EXACT)
+        note = f"two uninterrupted runs differ as well, from {chance.key} on ({chance.aspect})"
+        self.chance = f"{note}: {self._why(chance)}"
+        self._remark(self.chance)
+        return replace(parted(name, label, None, parting, [], kept, Verdict.EXACT), note=self.chance)
+
+    def compare_workers(self, workers: int) -> Row:
+        """Whether it matters how many workers read the data. Who draws random numbers then is another matter."""
+        self._say(f"running it with {workers} workers")
+        other = self._control_again("workers", workers=workers)
+        pair = Pair.align(self.free, other)
+        name = f"with {workers} workers in every loader"
+        parting = pair.parting(ends=False, unseeded=LIBRARIES)
+        if parting is None:
+            return Row(name, "", None, len(other), Verdict.EXACT)
+        cause = Cause("", "the data depends on the number of workers: do not change it within a run")
+        return parted(name, "", None, parting, [cause], self._kept("control", "workers"), Verdict.NOT_EXACT)
+
+    def steady(self, key: Key, path: str) -> bool:
+        """Whether a leaf of the script is the same in all uninterrupted processes."""
+        processes = ({one.key: one for one in seen} for seen in (self.free, self.seen, *self._again))
+        return len({one[key].script.get(path) for one in processes if key in one}) <= 1
+
+    def _control_again(self, name: str, *, workers: int | None = None, hash_seed: str | None = None) -> list[Seen]:
+        spec = Spec("", "", "", end=self.free[-1].key, workers=workers)
+        variables = {"PYTHONHASHSEED": hash_seed} if hash_seed is not None else {}
+        return self._subject.seen_by(self._bench.run(name, spec, variables))
+
+    def _why(self, chance: Parting) -> str:
+        """Why two uninterrupted processes differ."""
+        twins = Pair.align(*(self._control_again(f"hash-seed-{number}", hash_seed="0") for number in (1, 2)))
+        if twins.parting(ends=False, unseeded=twins.unseeded()) is None:
+            return "the order of a set, or hash() of text, decides something: sort it, or set PYTHONHASHSEED"
+        if chance.after == 0:
+            return "the script is not seeded (torch.manual_seed, numpy.random.seed, random.seed)"
+        return "non-deterministic kernels, the time, threads, or a generator that is not seeded"
+
+    def _kept(self, *names: str) -> Kept:
+        return Kept(*(self._bench.folder(name) / "log" for name in names))

@@ -1,0 +1,82 @@
+"""From two processes that were laid side by side to a row of the report, and from all rows to the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from milepost.auditing.causes import UNKNOWN, Cause, causes
+from milepost.auditing.compare import Leaf, Pair, Parting, Suspect
+from milepost.auditing.points import Point
+from milepost.auditing.records import Kept, Key, how_much
+from milepost.auditing.report import Difference, Report, Row, Verdict
+
+MOST_DIFFERENCES = 12
+_NEVER_STATE = ("loader", "sampler", "dataset", "state")
+"""Kinds of objects that may be otherwise after a restart, as long as nothing comes of it."""
+
+
+def overall(rows: Sequence[Row], unseen: Sequence[str]) -> Verdict:
+    """The answer: exact only if something was compared after a restart, and nothing is left open."""
+    if any(row.verdict is Verdict.NOT_EXACT for row in rows):
+        return Verdict.NOT_EXACT
+    compared = any(row.at is not None and row.compared > 1 for row in rows)
+    return Verdict.INCOMPLETE if unseen or not compared else Verdict.EXACT
+
+
+def parted(
+    name: str, label: str, at: Key | None, parting: Parting, likely: Sequence[Cause], kept: Kept, verdict: Verdict
+) -> Row:
+    """The row of two processes that part."""
+    differences = _differences(parting.leaves, kept)
+    return Row(name, label, at, parting.after, verdict, parting.key, parting.aspect, differences, parting.expected,
+               parting.found, tuple(likely))  # fmt: skip
+
+
+def resumed(
+    title: str, point: Point, pair: Pair, parting: Parting | None, found: Sequence[Suspect], kept: Kept
+) -> tuple[Row, list[str]]:
+    """The row of a resumed process beside the straight one, and remarks about what is otherwise but mattered to nothing."""
+    if parting is not None:
+        likely = causes(parting, found)
+        return parted(title, point.label, point.key, parting, likely, kept, Verdict.NOT_EXACT), []
+    lost = [one for one in found if one.kind and one.kind not in _NEVER_STATE]
+    harmless = causes(None, [one for one in found if one not in lost])
+    remarks = [f"{cause.text} (nothing else came of it as far as was compared)" for cause in harmless]
+    compared = len(pair.other)
+    if not lost:
+        return Row(title, point.label, point.key, compared, Verdict.EXACT), remarks
+    differences = _differences([leaf for one in lost for leaf in one.leaves], kept)
+    first = pair.other[lost[0].first].key
+    row = Row(title, point.label, point.key, compared, Verdict.NOT_EXACT, first, "objects", differences,
+              causes=tuple(causes(None, lost)))  # fmt: skip
+    return row, remarks
+
+
+def failed(title: str, point: Point, error: str) -> Row:
+    """The row of a process that does not survive being started again."""
+    cause = Cause("restart", f"the script fails when it is started again: {error}")
+    return Row(title, point.label, point.key, 0, Verdict.NOT_EXACT, point.key, "place", causes=(cause,))
+
+
+def remarks_beside(rows: Sequence[Row], remarks: Sequence[str]) -> tuple[str, ...]:
+    """The remarks that say more than the causes do."""
+    told = {cause.text.removeprefix("a metric accumulator: ") for row in rows for cause in row.causes}
+    return tuple(text for text in remarks if not any(text.startswith(one) for one in told))
+
+
+def suspect_files(report: Report, files: Sequence[str]) -> Report:
+    """Where nothing else explains a difference, the files that the script writes may."""
+    if not files:
+        return report
+    names = ", ".join(files[:5])
+    text = f"the script writes {names}: if it reads that file too, its contents are not in the state and not taken back"
+    cause = Cause(files[0], text)
+    rows = (
+        replace(row, causes=(cause,)) if any(one.text == UNKNOWN for one in row.causes) else row for row in report.rows
+    )
+    return replace(report, rows=tuple(rows))
+
+
+def _differences(leaves: Sequence[Leaf], kept: Kept) -> tuple[Difference, ...]:
+    return tuple(Difference(leaf.path, how_much(kept, leaf.before, leaf.now)) for leaf in leaves[:MOST_DIFFERENCES])
