@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from milepost.cli import words
 from milepost.cli.table import Column, Styled, cells, cut, table
+from milepost.core import words
 
 
 def test_columns_are_as_wide_as_they_must_be() -> None:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from milepost.cli import complete, words
+from milepost.cli import complete
 from milepost.cli.options import Json, RunArgument
 from milepost.cli.table import Cell, Column, Styled, table
 from milepost.cli.terminal import Progress, document, note, say, width
+from milepost.core import words
 from milepost.core.text import safe
 
 if TYPE_CHECKING:

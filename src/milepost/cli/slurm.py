@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from milepost.cli import words
 from milepost.cli.options import Json, RunArgument
 from milepost.cli.terminal import document, note, say
+from milepost.core import words
 from milepost.core.text import safe
 from milepost.errors import ScriptError
 

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from milepost.cli import complete, words
+from milepost.cli import complete
 from milepost.cli.options import Json
 from milepost.cli.terminal import Progress, document, paint, say
+from milepost.core import words
 from milepost.core.text import safe
 
 if TYPE_CHECKING:
