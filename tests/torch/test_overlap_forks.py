@@ -5,9 +5,11 @@ from __future__ import annotations
 import ctypes
 import gc
 import mmap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from exact_jobs import (
     Job,
@@ -92,14 +94,20 @@ def job(workers: int = 2) -> Job:
     return Job({"model": model, "optimizer": optimizer}, simple(model, optimizer), data=data)
 
 
-def test_workers_that_fork_while_runs_come_and_go(folder: Path) -> None:
+@pytest.fixture
+def forgetful() -> Iterator[None]:
+    """Garbage stays until somebody collects it, and what other tests imported is not looked through for it."""
+    gc.freeze()
+    gc.disable()
+    yield
+    gc.enable()
+    gc.unfreeze()
+
+
+def test_workers_that_fork_while_runs_come_and_go(folder: Path, forgetful: None) -> None:
     right = Trial(folder / "whole").play(script_of(lambda: job(0), epochs=2))
-    for number in range(3):
+    for number in range(3):  # runs that ended are garbage that workers inherit
         directory = folder / str(number)
-        gc.disable()  # runs that ended are garbage that workers inherit
-        try:
-            Trial(directory, ("trained", 4 + number), every=milepost.Every(steps=1)).play(script_of(job, epochs=2))
-            second = Trial(directory, every=milepost.Every(steps=1)).play(script_of(job, epochs=2))
-        finally:
-            gc.enable()
+        Trial(directory, ("trained", 4 + number), every=milepost.Every(steps=1)).play(script_of(job, epochs=2))
+        second = Trial(directory, every=milepost.Every(steps=1)).play(script_of(job, epochs=2))
         check_same(second.facts, right.facts)
