@@ -254,6 +254,13 @@ class Checkpointer:
     ) -> Iterable[T]:
         """The batches of `loader` that are left to do in this pass, in the same order as if it had never been interrupted.
 
+        After a restart the first one is not the first of the pass: ``enumerate`` counts from 0 all the same, and
+        ``itertools.islice`` takes as many as ever. ``run.progress.batch`` is how many of the pass were done before:
+        ``enumerate(run.batches(loader), run.progress.batch)``.
+
+        A loop inside a batch of another loop: to continue there, a restart hands the outer batch out again, so what is done with it
+        before the inner loop is done again. If an optimizer steps there, checkpoints wait for the next outer batch.
+
         Args:
             loader: a `torch.utils.data.DataLoader`, a sequence, or anything whose position can be saved.
             name: tells several loaders apart; each has a position of its own.

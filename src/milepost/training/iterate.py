@@ -67,6 +67,7 @@ def batches(session: Session, loader: Iterable[T], name: str, *, train: bool, re
 
 def _pass(session: Session, name: str, feed: Feed) -> Iterator[Any]:
     """One pass. It begins here, not when it is first asked."""
+    session.notice_steps()
     loop, asking = session.loops.begin(name, feed, inside_epoch=session.in_epochs)
     if asking and session.arriving:
         session.arrived()
@@ -86,6 +87,7 @@ def _pass(session: Session, name: str, feed: Feed) -> Iterator[Any]:
                 session.handed(loop, batch)
                 yield batch
         finally:
+            session.notice_steps()
             loop.left = True
 
     return ask()

@@ -111,6 +111,11 @@ class Saver:
             self._note("the optimizer step does not pass torch's hooks (compiled?): snapshots are taken by copy")
         return hooked or moved
 
+    @property
+    def optimizer_steps(self) -> int:
+        """How often an optimizer of this run has stepped, where that can be known."""
+        return self._guard.steps if self._guard is not None else 0
+
     def gradients(self) -> dict[str, Any]:
         """The gradients gathered for the next optimizer step."""
         return self._guard.gradients() if self._guard is not None else {}

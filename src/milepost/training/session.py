@@ -88,8 +88,9 @@ class Session:
         self._continuation, self._on_mismatch = opened.report.continuation, on_mismatch
         self._wanted = False
         self._unsaved = False
-        self._stepped = False
-        """Whether an optimizer step was counted since a loop was last asked."""
+        self._optimizer_steps = 0
+        """Steps of the run's optimizers, counted or not, when last looked at."""
+        self._said_waiting = False
         self._accumulating = False
         """Whether gradients are being gathered: a micro-batch was done, its optimizer step was not. Saves wait until it is;
         those at the end of a pass or an epoch do not, and take the gradients along."""
@@ -187,10 +188,11 @@ class Session:
         self._accumulating = not counted
         if counted or to is not None:
             self.progress.move(step=self.progress.step + 1 if to is None else to, phase=Phase.IN_EPOCH)
-            self._stepped = self._unsaved = True
+            self._unsaved = True
             if self._due.due(self.progress, at_epoch_end=False):
                 self._wanted = True
         self._loop_end = None
+        self.notice_steps()
         self.loops.stepped()
         self._cost.stepped(busy=self.saver.busy)
         self.display.update(self.progress, self.loops.length)
@@ -260,17 +262,23 @@ class Session:
                 "a loop went on after run.restore", where="run.batches", hint="leave the loop (break) after run.restore"
             )
 
+    def notice_steps(self) -> None:
+        """An optimizer may have stepped without ``run.step``, in a loop that counts the steps of another."""
+        steps, self._optimizer_steps = self._optimizer_steps, self.saver.optimizer_steps
+        if self._optimizer_steps != steps:
+            self.loops.changed()
+
     # -- boundaries -----------------------------------------------------------------------------------------------------------
 
     def ask(self, loop: Loop) -> None:
         """`loop` is asked for its next batch."""
-        ready = loop.handed == 0 or self._stepped
+        self.notice_steps()
+        ready = loop.handed == 0 or not self.loops.since_step(loop)
         self.loops.asked(loop)
         self.progress.move(batch=loop.handed)
         self._observe(loop.name)
         if ready:
             self.boundary(loop)
-        self._stepped = False
 
     def loop_ended(self, loop: Loop) -> None:
         """`loop` has no more batches."""
@@ -279,11 +287,12 @@ class Session:
         self.progress.move(batch=loop.handed)
         if not self.loops.open:
             self.progress.move(phase=Phase.BATCHES_DONE)
-            own = self._own_state(self.loops.positions(self.loops.done_now(), loop))
-            self._loop_end = self.saver.mark(self.position(), self._metrics_at(self.position()), own)
+            data = self.loops.positions_now(loop)
+            if data is not None:
+                position = self.position()
+                self._loop_end = self.saver.mark(position, self._metrics_at(position), self._own_state(data))
         self._observe(loop.name)
         self.boundary(loop, between=True)
-        self._stepped = False
 
     def validating(self) -> None:
         """A loop over validation data is asked for its next batch: answer a signal from the state at the end of the batch loop."""
@@ -312,8 +321,10 @@ class Session:
             return
         if self._accumulating and not between:
             return
-        data = self._data(asker)
+        data = self.loops.positions_now(None) if asker is None else self.loops.positions_at(asker)
         if data is None:
+            if signalled:
+                self._say_waiting(asker)
             return
         if self._unsaved or torn:
             self._save(self.position(), self._own_state(data), must=signalled)
@@ -330,8 +341,21 @@ class Session:
 
     def save_now(self) -> Pending | None:
         """A save that the script asked for, wherever it stands."""
-        data = self.loops.positions(self.loops.done_now(), self.loops.innermost())
-        return self._save(self.position(), self._own_state(data))
+        data = self.loops.positions_now(self.loops.innermost())
+        if data is not None:
+            return self._save(self.position(), self._own_state(data))
+        self.want_save()
+        self._say_waiting(self.loops.innermost())
+        return None
+
+    def _say_waiting(self, inner: Loop | None) -> None:
+        outer = self.loops.changed_around(inner)
+        if outer is not None and not self._said_waiting:
+            self._said_waiting = True
+            self.display.note(
+                f"the save waits until {outer.name!r} is asked for its next batch: a step was made in this one before the "
+                "loop inside it began, and would be made again after a restart"
+            )
 
     def position(self) -> Position:
         """Where the run is."""
@@ -342,10 +366,6 @@ class Session:
         """The metrics of this very state: those of the last epoch's end are not those of the steps after it."""
         ended = position.phase == Phase.EPOCH_ENDED
         return {name: value for name, value in self.metrics.read().items() if ended or name not in self._epoch_metrics}
-
-    def _data(self, asker: Loop | None) -> dict[str, Any] | None:
-        done = self.loops.done_now() if asker is None else self.loops.done(asker)
-        return None if done is None else self.loops.positions(done, asker)
 
     def _save(
         self, position: Position, own: dict[str, Any], *, marked: Captured | None = None, must: bool = False
@@ -388,6 +408,7 @@ class Session:
 
     def finish(self) -> None:
         """The clean end: save what is not saved."""
+        self.loops.leave()
         self.saver.wait()
         if self._unsaved or self.saver.check_torn():
             self.save_now()
