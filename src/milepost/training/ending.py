@@ -8,13 +8,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from milepost.errors import ScriptError, SlurmError
+from milepost.errors import SlurmError
 from milepost.folder.lineage import read_records
 from milepost.folder.run import RunFolder
 from milepost.pipeline.persist import Pending
 from milepost.slurm.end_time import EndTime
 from milepost.slurm.job import Job, Reach, interactive
 from milepost.slurm.requeue import requeue
+from milepost.training import options
 from milepost.training.deadline import Deadline
 from milepost.training.display import Display
 from milepost.training.policy import seconds_of
@@ -58,10 +59,9 @@ class Ending:
         display: Display,
         job: Job | None = None,
     ) -> None:
-        if requeue not in ("auto", "never"):
-            raise ScriptError("requeue= is one of auto, never", found=repr(requeue))
-        if max_requeues is not None and not (type(max_requeues) is int and max_requeues >= 0):
-            raise ScriptError("max_requeues= is a whole number of at least 0", found=repr(max_requeues))
+        options.choice("requeue=", requeue, ("auto", "never"))
+        if max_requeues is not None:
+            options.count("max_requeues=", max_requeues)
         self._watch, self._display = watch, display
         self._requeue, self._max_requeues = requeue == "auto", max_requeues
         own = (
