@@ -300,7 +300,7 @@ class Checkpointer:
                     where="run.step",
                     hint="give the metric another name",
                 )
-        self._session.step(values, None if step is None else options.count("run.step(step=)", step))
+        self._session.step(values, None if step is None else options.whole("run.step(step=)", step))
 
     def epoch_end(self, **metrics: Any) -> None:
         """An epoch is done, and these are its metrics; the checkpoint is taken when the loop goes on, so that what follows in the

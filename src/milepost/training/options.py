@@ -60,8 +60,16 @@ def which(argument: str, value: object) -> None:
         raise refused(argument, WHICH, value, hint)
 
 
+def whole(argument: str, value: object) -> int:
+    """`value` as a whole number; integers of NumPy are fine."""
+    number = _whole(value)
+    if number is None:
+        raise refused(argument, "a whole number", value)
+    return number
+
+
 def count(argument: str, value: object, hint: str | None = None) -> int:
-    """`value` as a whole number of at least 0; integers of NumPy are fine."""
+    """`value` as a whole number of at least 0."""
     number = _whole(value)
     if number is None or number < 0:
         raise refused(argument, "a whole number of at least 0", value, hint)
