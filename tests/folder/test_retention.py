@@ -245,7 +245,7 @@ def test_how_many_are_independent_is_a_number() -> None:
 @pytest.mark.parametrize("field", ["last", "every_steps", "independent"])
 @pytest.mark.parametrize("value", [0, -1, 1.5, True, "3"])
 def test_numbers_below_one_are_refused(field: str, value: Any) -> None:
-    with pytest.raises(ScriptError, match=rf"Keep\({field}=\.\.\.\) must be at least 1") as caught:
+    with pytest.raises(ScriptError, match=rf"Keep\({field}=\.\.\.\) cannot be that") as caught:
         Keep(**{field: value})
     assert caught.value.found == repr(value)
 

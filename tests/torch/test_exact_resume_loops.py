@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -173,6 +175,111 @@ def an_outer_loader_that_steps_too(trial: Trial) -> None:
                 trial("outer")
 
 
+@script(("outer", 2), ("inner", 3), ("inner", 4), ("inner", 14), ("outer", 9))
+def an_outer_loader_that_steps_first(trial: Trial) -> None:
+    items, train = parts()
+    outer, inner = loader(), loader(batch_size=14)
+    with trial.open(**items) as run:
+        for _ in run.epochs(2):
+            for batch in run.batches(outer, name="outer"):
+                loss = train(batch)
+                trial.lost(loss)
+                run.step()
+                trial("outer")
+                for one in run.batches(inner, name="inner"):
+                    loss = train(one)
+                    trial.lost(loss)
+                    run.step()
+                    trial("inner")
+
+
+@script(("inner", 3), ("inner", 4), ("inner", 9))
+def an_outer_step_that_is_not_counted(trial: Trial) -> None:
+    items, train = parts()
+    outer, inner = loader(), loader(batch_size=14)
+    with trial.open(**items) as run:
+        for batch in run.batches(outer, name="outer"):
+            train(batch)
+            for one in run.batches(inner, name="inner"):
+                loss = train(one)
+                trial.lost(loss)
+                run.step()
+                trial("inner")
+
+
+@script(("middle", 2), ("inner", 4), ("inner", 5), ("inner", 10), ("middle", 6))
+def three_loaders_of_which_the_middle_one_steps_first(trial: Trial) -> None:
+    items, train = parts()
+    outer, middle, inner = loader(batch_size=14), loader(batch_size=14), loader(batch_size=14)  # 2 batches each
+    with trial.open(**items) as run:
+        for _ in run.epochs(2):
+            for _ in run.batches(outer, name="outer"):
+                for batch in run.batches(middle, name="middle"):
+                    loss = train(batch)
+                    trial.lost(loss)
+                    run.step()
+                    trial("middle")
+                    for one in run.batches(inner, name="inner"):
+                        loss = train(one)
+                        trial.lost(loss)
+                        run.step()
+                        trial("inner")
+
+
+@script(("first", 3), ("second", 3), ("first", 6), ("second", 6))
+def two_loaders_in_turn_with_a_step_each(trial: Trial) -> None:
+    items, train = parts()
+    first, second = loader(), loader(batch_size=5)  # 7 and 6 batches
+    with trial.open(**items) as run:
+        for _ in run.epochs(2):
+            others = iter(run.batches(second, name="second"))
+            for batch in run.batches(first, name="first"):
+                loss = train(batch)
+                trial.lost(loss)
+                run.step()
+                trial("first")
+                other = next(others, None)
+                if other is not None:
+                    loss = train(other)
+                    trial.lost(loss)
+                    run.step()
+                    trial("second")
+
+
+@script(("stepped", 3), ("stepped", 4), ("stepped", 7), ("stepped", 12))
+def a_batch_that_is_fetched_ahead(trial: Trial) -> None:
+    items, train = parts()
+    first, second = loader(), loader(batch_size=3)  # 7 and 9 batches
+    with trial.open(**items) as run:
+        for _ in run.epochs(2):
+            others = iter(run.batches(second, name="second"))
+            other = next(others)
+            for batch in run.batches(first, name="first"):
+                loss = train((batch[0] + other[0][:1], batch[1]))
+                trial.lost(loss)
+                run.step()
+                trial("stepped")
+                other = next(others)
+
+
+@script(("inner", 3), ("inner", 4), ("outer", 4))
+def saves_by_hand_inside_an_outer_batch_with_a_step(trial: Trial) -> None:
+    items, train = parts()
+    outer, inner = loader(), loader(batch_size=14)
+    with trial.open(**items) as run:
+        for batch in run.batches(outer, name="outer"):
+            loss = train(batch)
+            trial.lost(loss)
+            run.step()
+            trial("outer")
+            for one in run.batches(inner, name="inner"):
+                loss = train(one)
+                trial.lost(loss)
+                run.step()
+                run.save()
+                trial("inner")
+
+
 @script(("stepped", 3), ("stepped", 5), ("epoch", 1), ("stepped", 8))
 def an_epoch_that_is_left_early(trial: Trial) -> None:
     items, train = parts()
@@ -326,3 +433,36 @@ def test_killed_again_and_again_it_ends_the_same(name: str, folder: Path) -> Non
         if trial.end is None:
             break
     check_same(attempt.facts, right.facts)
+
+
+class Signalling(torch.utils.data.TensorDataset):
+    """Sends a signal to its process when it is read for the n-th time."""
+
+    left = -1
+
+    def __getitem__(self, index: int) -> Any:
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().__getitem__(index)
+
+
+def test_a_signal_while_the_first_of_two_zipped_loaders_loads_is_answered_after_the_step(folder: Path) -> None:
+    signals = Signalling(*loader().dataset.tensors)
+
+    def script(trial: Trial) -> None:
+        items, train = parts()
+        first, second = torch.utils.data.DataLoader(signals, batch_size=4, shuffle=True), loader()
+        with trial.open(**items) as run:
+            for _ in run.epochs(2):
+                for one, other in zip(run.batches(first), run.batches(second, name="second"), strict=True):
+                    trial.lost(train(one) + train(other))
+                    run.step()
+
+    right = Trial().play(script)
+    signals.left = 29  # the first batch of the second epoch
+    stopped = Trial(folder / "run")
+    attempt = stopped.play(script)
+    assert isinstance(stopped.end, milepost.Stopped)
+    assert attempt.run.progress.step == 8
+    check_same(Trial(folder / "run").play(script).facts, right.facts)

@@ -30,7 +30,7 @@ def _no_rng(patch: pytest.MonkeyPatch) -> None:
 
 
 def _rng_too_early(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Session, "arrived", lambda self: setattr(self, "_pending_rng", None))
+    patch.setattr(Session, "arrived", lambda self: setattr(self._arrival, "_pending", None))
 
 
 def _plain_optimizer(patch: pytest.MonkeyPatch) -> None:

@@ -169,7 +169,9 @@ def test_buffers_with_infinities_do_not_make_a_checkpoint_bad(folder: Path) -> N
 
 
 @pytest.mark.parametrize("which", ["model", "optimizer", "ema"])
-def test_nan_in_what_is_trained_makes_a_checkpoint_bad(which: str, folder: Path) -> None:
+def test_nan_in_what_is_trained_makes_a_checkpoint_bad(
+    which: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     def made() -> dict[str, Any]:
         model = nn.Linear(2, 2)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9)
@@ -189,6 +191,9 @@ def test_nan_in_what_is_trained_makes_a_checkpoint_bad(which: str, folder: Path)
                 "optimizer": items["optimizer"].state[items["model"].weight]["momentum_buffer"],
             }
             broken[which][0, 0] = float("nan")
+    said = capsys.readouterr().err
+    assert said.count("is not good: NaN or infinity in") == 1
+    assert "step 2 is saved, but" in said
     with restored(folder, **made()) as run:
         assert run.resumed_from == "step-00000001"
         ((folder_name, why),) = run.resume_report.passed_over
@@ -240,6 +245,28 @@ def test_all_differences_are_listed_at_once_and_nothing_is_changed(folder: Path)
     # Nor was the run: the right script continues.
     with restored(folder, model=model, optimizer=optimizer, gone=gone, constant=constant) as run:
         assert run.resumed_from == "step-00000001"
+
+
+def test_the_state_of_another_kind_of_optimizer_is_refused(folder: Path) -> None:
+    model = network()
+    optimizer = torch.optim.AdamW(model.parameters())
+    saved(folder, optimizer=optimizer)
+    with pytest.raises(MismatchError) as caught:
+        restored(folder, optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
+    assert caught.value.rows[0].path == "optimizer/param_groups/0"
+    assert "betas" in caught.value.rows[0].saved
+    assert "SGD: dampening, momentum, nesterov" in caught.value.rows[0].here
+
+
+def test_options_that_an_older_version_did_not_know_stay_as_they_are(folder: Path) -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
+    del optimizer.param_groups[0]["momentum"]
+    saved(folder, optimizer=optimizer)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.8)
+    restored(folder, optimizer=optimizer)
+    group = optimizer.param_groups[0]
+    assert (group["lr"], group["momentum"]) == (0.5, 0.8)
 
 
 def test_parameters_in_another_order_are_seen_by_their_state(folder: Path) -> None:

@@ -123,27 +123,6 @@ def test_the_way_out_has_a_number() -> None:
     assert (stopped.code, stopped.signal) == (75, "SIGTERM")
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"stage": "overlapped"}, "overlap, copy"),
-        ({"on_error": "ignore"}, "warn, raise"),
-        ({"on_busy": "queue"}, "wait, skip"),
-        ({"every": 5}, "Every"),
-        ({"signals": [99]}, "signal"),
-        ({"signals": [9]}, "SIGKILL"),
-        ({"max_memory": 0}, "max_memory"),
-        ({"max_memory": "1GB"}, "max_memory"),
-        ({"max_memory": 1 << 20}, "48 MiB"),
-    ],
-)
-def test_options_that_are_wrong(options: dict[str, Any], said: str, tmp_path: Path) -> None:
-    with pytest.raises(ScriptError) as caught:
-        milepost.Checkpointer(tmp_path / "run", w=1, **options)
-    assert said in str(caught.value)
-    assert not (tmp_path / "run").exists()
-
-
 EVERY: list[dict[str, Any]] = [{}, {"steps": 0}, {"seconds": -1}, {"epochs": 1.5}]
 KEEP: list[dict[str, Any]] = [{"last": 0}, {"every_steps": -5}, {"independent": True}]
 

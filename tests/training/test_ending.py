@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -208,6 +210,52 @@ def test_signals_while_it_stops_do_not_cut_it_off(job: Play, tmp_path: Path) -> 
     assert done.returncode == milepost.STOPPED
     assert (tmp_path / "run.end").exists()
     assert json.loads((tmp_path / "run/attempts/1.json").read_text())["ended"] == "stopped"
+
+
+PLAIN = Path(__file__).parent / "scripts" / "plain.py"
+
+
+def started(directory: Path, how: str) -> subprocess.Popen[str]:
+    """A script that has opened its run, by a python of its own."""
+    process = subprocess.Popen([sys.executable, str(PLAIN), str(directory), how], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "open\n"
+    return process
+
+
+@pytest.mark.parametrize("how", ["with", "bare"])
+def test_a_storm_that_goes_on_until_the_process_is_gone(how: str, tmp_path: Path) -> None:
+    """While it saves, unwinds, ends its threads, and while the interpreter takes itself down."""
+    kinds = itertools.cycle((signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2))
+    for number in range(4):
+        process = started(tmp_path / str(number), how)
+        while process.poll() is None:
+            process.send_signal(next(kinds))
+            time.sleep(0.0005)
+        assert process.returncode == milepost.STOPPED
+        process.communicate()
+
+
+def said_after(process: subprocess.Popen[str], number: int) -> tuple[int, str]:
+    """What becomes of a process that gets a signal when its run has ended and it has more to do."""
+    assert process.stdout is not None
+    assert process.stdout.readline() == "closed\n"
+    process.send_signal(number)
+    rest, _ = process.communicate(timeout=60)
+    return process.returncode, rest
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2])
+def test_the_warning_of_slurm_does_not_end_what_comes_after_the_run(number: int, job: Play, tmp_path: Path) -> None:
+    assert said_after(started(tmp_path / "run", "after"), number) == (0, "done\n")
+
+
+def test_other_signals_end_it_as_ever(job: Play, tmp_path: Path) -> None:
+    assert said_after(started(tmp_path / "run", "after"), signal.SIGTERM) == (-signal.SIGTERM, "")
+
+
+def test_outside_of_slurm_all_do(tmp_path: Path) -> None:
+    assert said_after(started(tmp_path / "run", "after"), signal.SIGUSR1) == (-signal.SIGUSR1, "")
 
 
 def test_the_signal_that_comes_twice(job: Play, tmp_path: Path) -> None:

@@ -214,6 +214,50 @@ def test_a_watch_can_be_used_again_and_begins_anew():
     assert (code, out, err) == (0, "SIGUSR1 1\n" * 2, "")
 
 
+def test_dismissed_it_swallows_them_for_a_time_and_then_they_end_the_process():
+    code, out, _ = run("""
+        watch = SignalWatch()
+        watch.install()
+        watch.dismiss(seconds=0.3)
+        for _ in range(100):
+            kill("SIGTERM")
+        print("still here", flush=True)
+        time.sleep(0.4)
+        kill("SIGTERM")
+        time.sleep(30)
+    """)
+    assert (code, out) == (-signal.SIGTERM, "still here\n")
+
+
+def test_dismissed_for_some_signals_only_the_others_are_as_before():
+    code, out, _ = run("""
+        signal.signal(signal.SIGUSR2, lambda number, frame: print("called"))
+        watch = SignalWatch()
+        watch.install()
+        watch.dismiss([signal.SIGUSR1])
+        kill("SIGUSR1")
+        kill("SIGUSR2")
+        print(handler_of("SIGTERM") is signal.SIG_DFL, flush=True)
+        kill("SIGTERM")
+        time.sleep(30)
+    """)
+    assert (code, out) == (-signal.SIGTERM, "called\nTrue\n")
+
+
+def test_a_new_watch_ends_one_that_was_dismissed():
+    code, out, err = run("""
+        for _ in range(3):
+            watch = SignalWatch()
+            watch.install()
+            watch.dismiss()
+        with SignalWatch() as watch:
+            kill("SIGTERM")
+            wait_for(lambda: watch.received)
+        print(watch.count, handler_of("SIGTERM") is signal.SIG_DFL)
+    """)
+    assert (code, out, err) == (0, "1 True\n", "")
+
+
 def test_control_c_is_left_alone_unless_asked_for():
     code, out, _ = run("""
         with SignalWatch():

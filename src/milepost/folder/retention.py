@@ -11,6 +11,7 @@ import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import NamedTuple
 
 from milepost.errors import MetricError, RunFenced, ScriptError
@@ -53,8 +54,10 @@ class Keep:
             value = getattr(self, name)
             if value is None and name != "independent":
                 continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ScriptError(f"Keep({name}=...) must be at least 1", found=repr(value))
+            if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+                raise ScriptError(
+                    f"Keep({name}=...) cannot be that", expected="a whole number of at least 1", found=repr(value)
+                )
         self.best_by  # noqa: B018 - an unclear direction is said now, not after the first epoch
 
     @property

@@ -105,12 +105,23 @@ class OptimizerItem:
             f"{self.name}/param_groups/{number}": f"{len(group['params'])} parameters"
             for number, group in enumerate(self.object.param_groups)
         }
-        rows = compare(there, here)
+        rows = compare(there, here) or self._other_options(groups)
         if not rows:
             parameters = self.parameters()
             for key, tensor in saved.tensors.items():
                 rows += self._state_mismatch(key, tensor.shape, parameters)
         return rows
+
+    def _other_options(self, groups: list[Any]) -> list[Mismatch]:
+        """Groups that know other options, and not those of this optimizer, are those of another kind of optimizer. Another version
+        of the same kind has some more, or some less."""
+        for number, (saved, live) in enumerate(zip(groups, self.object.param_groups, strict=True)):
+            ours = sorted(self.object.defaults.keys() - saved.keys())
+            theirs = sorted(saved.keys() - live.keys() - {"initial_lr"})
+            if ours and theirs:
+                path = f"{self.name}/param_groups/{number}"
+                return [Mismatch(path, ", ".join(theirs), f"{type(self.object).__name__}: {', '.join(ours)}")]
+        return []
 
     def _state_mismatch(self, key: str, shape: tuple[int, ...], parameters: list[torch.Tensor]) -> list[Mismatch]:
         """State of a parameter that has its number of elements and dimensions has its shape too, in every optimizer we know; a
@@ -129,10 +140,14 @@ class OptimizerItem:
 
     def restore(self, saved: Loaded) -> None:
         state = saved.value()
+        before = [dict(group) for group in self.object.param_groups]
         try:
             self.object.load_state_dict({**state, "state": dict(state["state"])})
         except Exception as error:
             raise MismatchError(f"the optimizer refused the saved state: {error}", where=self.name) from error
+        for group, options in zip(self.object.param_groups, before, strict=True):
+            for key, value in options.items():
+                group.setdefault(key, value)  # what the version that saved did not know
         parameters = self.parameters()
         numbers = [number for group in state["param_groups"] for number in group["params"]]
         for number, parameter in zip(numbers, parameters, strict=True):

@@ -9,12 +9,10 @@ from typing import Any, Literal, Self, TypeVar
 
 from milepost.errors import ScriptError
 from milepost.folder.retention import Keep
-from milepost.folder.snapshot import IO_BLOCK
-from milepost.pipeline.images import Stream
 from milepost.pipeline.persist import Pending
 from milepost.pipeline.stage import Stager
 from milepost.storage.local import LocalStorage
-from milepost.training import iterate, opening, provenance, watching
+from milepost.training import iterate, opening, options, provenance, watching
 from milepost.training.capture import Capturer
 from milepost.training.display import Display
 from milepost.training.ending import Ending
@@ -28,7 +26,6 @@ from milepost.training.session import Session, Stopped
 from milepost.training.signals import DEFAULT, SignalWatch
 
 T = TypeVar("T")
-LEAST_MEMORY = Stream.BLOCKS * IO_BLOCK
 
 
 class Checkpointer:
@@ -98,31 +95,31 @@ class Checkpointer:
         progress: bool | None = None,
         **items: Any,
     ) -> None:
-        for name, value, allowed in (
-            ("stage", stage, ("overlap", "copy")),
-            ("on_error", on_error, ("warn", "raise")),
-            ("on_busy", on_busy, ("wait", "skip")),
-            ("on_mismatch", on_mismatch, ("warn", "stop")),
-        ):
-            if value not in allowed:
-                raise ScriptError(f"{name}= is one of {', '.join(allowed)}", found=repr(value))
-        if max_memory is not None and not (type(max_memory) is int and max_memory >= LEAST_MEMORY):
-            raise ScriptError(
-                "max_memory= cannot be that",
-                expected=f"bytes, at least {LEAST_MEMORY} ({LEAST_MEMORY >> 20} MiB: the blocks being written)",
-                found=repr(max_memory),
-            )
-        twice = items.keys() & (state or {}).keys()
+        directory = options.directory(directory)
+        options.keep(keep)
+        options.which("resume=", resume)
+        state = options.mapping("state=", state, "{'model': model}")
+        override = options.mapping("override=", override, "{'optimizer/param_groups/*/lr': 1e-4}")
+        options.choice("stage=", stage, ("overlap", "copy"))
+        options.memory(max_memory)
+        options.choice("on_error=", on_error, ("warn", "raise"))
+        options.choice("on_busy=", on_busy, ("wait", "skip"))
+        options.choice("on_mismatch=", on_mismatch, ("warn", "stop"))
+        signals = options.signals(signals)
+        options.flag("takeover=", takeover)
+        options.flag("progress=", progress, unset=True)
+        options.misspelt(items, Checkpointer)
+        twice = items.keys() & state.keys()
         if twice:
             raise ScriptError("an item is given twice, in state= and by name", found=", ".join(sorted(twice)))
         self._watcher = watching.find()
         if self._watcher is not None:
             asked = watching.Opening(directory, every, keep, resume)
             directory, every, keep, resume = self._watcher.open(asked)
-        self._items: dict[str, Item] = {name: make_item(name, one) for name, one in {**items, **(state or {})}.items()}
+        self._items: dict[str, Item] = {name: make_item(name, one) for name, one in {**items, **state}.items()}
         Capturer().items(self._items.values(), ())  # what cannot be stored is said now, not at the first save
         self._storage = LocalStorage(directory)
-        self._keep = Keep() if keep is None else keep
+        self._keep = keep or Keep()
         self._every = every
         self._on_mismatch = on_mismatch
         self._saving: SavingOptions = {"stage": stage, "on_error": on_error, "on_busy": on_busy}
@@ -137,7 +134,7 @@ class Checkpointer:
             display=self._display,
         )
         self._closed = False
-        self._now = self._open(resume, takeover, override or {}, anew=False)
+        self._now = self._open(resume, takeover, override, anew=False)
         self._ending.begin()
 
     def _open(self, resume: str, takeover: bool, overrides: Mapping[str, Any], *, anew: bool) -> Session:
@@ -247,12 +244,19 @@ class Checkpointer:
 
     def epochs(self, count: int) -> Iterator[int]:
         """The numbers of the epochs that are left to do, up to `count`; the first may be one that was begun before."""
-        return iterate.epochs(self._session, count)
+        return iterate.epochs(self._session, options.count("run.epochs(count)", count))
 
     def batches(
         self, loader: Iterable[T], *, name: str = "batches", train: bool = True, replay: bool = False
     ) -> Iterable[T]:
         """The batches of `loader` that are left to do in this pass, in the same order as if it had never been interrupted.
+
+        After a restart the first one is not the first of the pass: ``enumerate`` counts from 0 all the same, and
+        ``itertools.islice`` takes as many as ever. ``run.progress.batch`` is how many of the pass were done before:
+        ``enumerate(run.batches(loader), run.progress.batch)``.
+
+        A loop inside a batch of another loop: to continue there, a restart hands the outer batch out again, so what is done with it
+        before the inner loop is done again. If an optimizer steps there, checkpoints wait for the next outer batch.
 
         Args:
             loader: a `torch.utils.data.DataLoader`, a sequence, or anything whose position can be saved.
@@ -263,11 +267,15 @@ class Checkpointer:
         Raises:
             LoaderError: the position of `loader` cannot be restored, or the loader is not what it was when it was saved.
         """
+        options.name("run.batches(name=)", name)
+        options.flag("run.batches(train=)", train)
+        options.flag("run.batches(replay=)", replay)
         return iterate.batches(self._session, loader, name, train=train, replay=replay)
 
     def steps(self, count: int) -> Iterator[int]:
         """The numbers of the steps that are left to do, up to `count`, for loops without a loader."""
-        return iterate.steps(self._session, count)
+        hint = "for one without an end: run.steps(sys.maxsize)"
+        return iterate.steps(self._session, options.count("run.steps(count)", count, hint))
 
     def step(self, *, step: int | None = None, **values: Any) -> None:
         """One optimizer step is done: count it, and take a save if one is due.
@@ -292,7 +300,7 @@ class Checkpointer:
                     where="run.step",
                     hint="give the metric another name",
                 )
-        self._session.step(values, step)
+        self._session.step(values, None if step is None else options.whole("run.step(step=)", step))
 
     def epoch_end(self, **metrics: Any) -> None:
         """An epoch is done, and these are its metrics; the checkpoint is taken when the loop goes on, so that what follows in the
@@ -331,6 +339,7 @@ class Checkpointer:
             NotFoundError: there is no such checkpoint.
             MismatchError: it does not fit; no object was changed.
         """
+        options.which("run.restore(which=)", which)
         session = self._session
         if self._watcher is not None:
             self._watcher.goes_back(session)

@@ -8,17 +8,18 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from milepost.errors import ScriptError, SlurmError
+from milepost.errors import SlurmError
 from milepost.folder.lineage import read_records
 from milepost.folder.run import RunFolder
 from milepost.pipeline.persist import Pending
 from milepost.slurm.end_time import EndTime
 from milepost.slurm.job import Job, Reach, interactive
 from milepost.slurm.requeue import requeue
+from milepost.training import options
 from milepost.training.deadline import Deadline
 from milepost.training.display import Display
 from milepost.training.policy import seconds_of
-from milepost.training.signals import Received, SignalWatch
+from milepost.training.signals import WARNINGS, Received, SignalWatch
 
 STOPPED = 75
 """Exit code after a stop with the state saved (EX_TEMPFAIL of sysexits.h): if the job is not requeued, run the same
@@ -27,6 +28,8 @@ STUCK = 76
 """Exit code after such a stop where starting again would not help: no progress in two attempts, or as often requeued
 as allowed."""
 TIME_LIMIT = "time limit"
+GRACE_SECONDS = 10.0
+"""So long after a stop, signals do not cut off what the script does at its end: the exit code is to be that of the stop."""
 NO_PROGRESS = 2
 """So many attempts in a row that save nothing new end the requeueing."""
 
@@ -56,10 +59,9 @@ class Ending:
         display: Display,
         job: Job | None = None,
     ) -> None:
-        if requeue not in ("auto", "never"):
-            raise ScriptError("requeue= is one of auto, never", found=repr(requeue))
-        if max_requeues is not None and not (type(max_requeues) is int and max_requeues >= 0):
-            raise ScriptError("max_requeues= is a whole number of at least 0", found=repr(max_requeues))
+        options.choice("requeue=", requeue, ("auto", "never"))
+        if max_requeues is not None:
+            options.count("max_requeues=", max_requeues)
         self._watch, self._display = watch, display
         self._requeue, self._max_requeues = requeue == "auto", max_requeues
         own = (
@@ -75,6 +77,7 @@ class Ending:
         self._up: Received | None = None
         self.state_bytes: Callable[[], int] = lambda: 0
         """The size of the state, for a first save."""
+        self._parted = False
         self._left_over: Callable[[], None] | None = None
 
     def _ends(self) -> float | None:
@@ -132,6 +135,8 @@ class Ending:
     def parting(self, run: RunFolder, attempt: int) -> tuple[int, str]:
         """The attempt stops with its state saved: the exit code, and what comes next, in words. `finish` then does it."""
         again = "run the same command again to continue"
+        self._parted = True
+        self._watch.dismiss(seconds=GRACE_SECONDS)
         if self.job is None:
             return STOPPED, again
         if not self._requeue or interactive():
@@ -158,20 +163,27 @@ class Ending:
         # A script that does not use ``with`` never comes to `finish`; by then the interpreter has waited for the save.
         atexit.register(back)
         self._left_over = back
+        self._watch.dismiss()
         return STOPPED, f"job {self.job.name} goes back into the queue"
 
     def finish(self) -> None:
         """The run is closed: stop watching, or requeue the job if the attempt was stopped.
 
-        Slurm then sends SIGTERM once more. It goes on being noticed, so that what the script does at its end is not cut off.
+        Slurm then sends SIGTERM once more, and others go on sending what they sent before: that is not to cut off the end
+        of the script. Nor is the warning before the end of a Slurm job to end a script that has more to do than this run.
         """
         if self._end is not None:
             self._end.close()
-        if self._left_over is None:
-            self._watch.uninstall()
-        else:
+        if self._left_over is not None:
+            self._watch.dismiss()
             atexit.unregister(self._left_over)
             self._left_over()
+        elif self._parted:
+            self._watch.dismiss(seconds=GRACE_SECONDS)
+        elif self.job is not None:
+            self._watch.dismiss(WARNINGS)
+        else:
+            self._watch.uninstall()
 
 
 def standing_still(run: RunFolder, attempt: int, job: str) -> int:

@@ -86,9 +86,7 @@ def feed_for(loader: object, *, replay: bool = False) -> Feed:
         return cast("Feed", feed)
     if is_sequence(loader):
         return SequenceFeed(cast("Sequence[object]", loader))
-    if not (hasattr(type(loader), "__iter__") or hasattr(type(loader), "__getitem__")):
-        raise LoaderError("data must be iterable", where="run.batches", found=type(loader).__qualname__)
-    loader = cast("Iterable[object]", loader)
+    loader = check_iterable(loader)
     if replay:
         return ReplayFeed(loader)
     if keeps_state(loader):
@@ -97,6 +95,18 @@ def feed_for(loader: object, *, replay: bool = False) -> Feed:
     if keeps_state(iterator):
         return StatefulFeed(loader, first=iterator)
     raise refusal(loader)
+
+
+def check_iterable(loader: object) -> Iterable[object]:
+    """`loader`, if it can be iterated over; else a `LoaderError`."""
+    if hasattr(type(loader), "__iter__") or hasattr(type(loader), "__getitem__"):
+        return cast("Iterable[object]", loader)
+    raise LoaderError(
+        "data must be iterable",
+        where="run.batches",
+        expected="a DataLoader, a list, or another iterable of batches",
+        found=type(loader).__qualname__,
+    )
 
 
 def refusal(loader: object, why: str = "its iterator has no position that could be saved") -> LoaderError:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 from milepost.errors import StepError
-from milepost.training.feeds import Feed
+from milepost.training.feeds import Feed, check_iterable
 from milepost.training.loops import Batches
 from milepost.training.session import Session
 
@@ -58,6 +58,7 @@ def steps(session: Session, count: int) -> Iterator[int]:
 def batches(session: Session, loader: Iterable[T], name: str, *, train: bool, replay: bool) -> Iterable[T]:
     """See `Checkpointer.batches`."""
     if not train:
+        check_iterable(loader)
         return Batches(_length(loader), lambda: _validate(session, loader))
     feed, new = session.loops.feed(name, loader, replay=replay)
     for line in feed.notes if new else ():
@@ -67,6 +68,7 @@ def batches(session: Session, loader: Iterable[T], name: str, *, train: bool, re
 
 def _pass(session: Session, name: str, feed: Feed) -> Iterator[Any]:
     """One pass. It begins here, not when it is first asked."""
+    session.notice_steps()
     loop, asking = session.loops.begin(name, feed, inside_epoch=session.in_epochs)
     if asking and session.arriving:
         session.arrived()
@@ -86,6 +88,7 @@ def _pass(session: Session, name: str, feed: Feed) -> Iterator[Any]:
                 session.handed(loop, batch)
                 yield batch
         finally:
+            session.notice_steps()
             loop.left = True
 
     return ask()

@@ -1,7 +1,7 @@
 """The loops of a training script: where they are, when all of them are at a point that can be continued from, and continuing there.
 
 Several loaders may be in use at once: zipped, one after the other, or one inside a batch of another. What a loop's position
-is when a checkpoint is taken depends on which loop asks for its next batch at that moment (`Loops.done`).
+is when a checkpoint is taken depends on which loop asks for its next batch at that moment (`Loops.positions_at`).
 """
 
 from __future__ import annotations
@@ -23,8 +23,11 @@ class Loop:
     created: int
     handed: int = 0
     last_handed: int = -1
+    first_asked: int = -1
     last_asked: int = -1
     asked_before: int = -1
+    last_change: int = -1
+    """When the state was last changed, by a step, in a batch of this loop itself rather than of a loop inside it."""
     finished: bool = False
     left: bool = False
     """Whether its iterator is gone before it had given everything: by a ``break``, say."""
@@ -46,6 +49,15 @@ class Loop:
     def holds(self, other: Loop) -> bool:
         """Whether `other` began inside the batch this loop handed out last."""
         return other is not self and self.under_way and 0 <= self.last_handed < other.created
+
+    @property
+    def changed(self) -> bool:
+        """Whether the state was changed since it handed out its last batch: that cannot be handed out again."""
+        return self.last_change > self.last_handed
+
+    def leads(self, other: Loop) -> bool:
+        """Whether it comes before `other` where both are asked in turn, as the first loader of a ``zip`` does."""
+        return (self.spans, self.first_asked) < (other.spans, other.first_asked)
 
 
 class Loops:
@@ -139,6 +151,8 @@ class Loops:
         if not loop.current:
             loop.current = loop.spans = True
         loop.asked_before, loop.last_asked = loop.last_asked, self._tick()
+        if loop.first_asked < 0:
+            loop.first_asked = loop.last_asked
 
     def handed(self, loop: Loop) -> None:
         """`loop` hands out a batch."""
@@ -152,6 +166,13 @@ class Loops:
     def stepped(self) -> None:
         """A step was made."""
         self._last_step = self._tick()
+        self.changed()
+
+    def changed(self) -> None:
+        """The state was changed in the batch under way."""
+        inner = self.innermost()
+        if inner is not None:
+            inner.last_change = self._tick()
 
     def begin_epoch(self) -> None:
         """An epoch begins: a pass that began before does not end with it."""
@@ -189,19 +210,30 @@ class Loops:
 
     # -- positions ----------------------------------------------------------------------------------------------------------------
 
-    def done(self, asker: Loop) -> dict[str, int] | None:
+    def changed_around(self, inner: Loop | None) -> Loop | None:
+        """The loop whose batch would have to be handed out again to come back to `inner`, and cannot be: a step was made in it
+        before `inner` began, and would be made twice."""
+        if inner is None:
+            return None
+        return next((loop for loop in self._loops.values() if loop.changed and loop.holds(inner)), None)
+
+    def _done(self, asker: Loop) -> dict[str, int] | None:
         """How many batches of each loop are done when `asker` asks for its next one; None if no checkpoint can be taken here.
 
-        A loop that does not ask may be in the middle of a batch: if `asker` began inside that batch, the batch is
-        handed out again on resume and `asker` continues inside it. If `asker` began before but is asked for the second
-        time within that batch, the script is in the middle of something that no position can describe. Nor can it be
-        while nobody knows whether an iterator that began inside the asker's last batch, and is still held, goes on.
+        A loop that does not ask may be in the middle of a batch. If `asker` began inside that batch, the batch is handed
+        out again on resume and `asker` continues inside it, unless a step was made in between. Else both are asked in
+        turn: then the batch is over only if the asker is the first of a turn, and there was a step. If `asker` is asked for
+        the second time within that batch, the script is in the middle of something that no position can describe. Nor can
+        it be while nobody knows whether an iterator that began inside the asker's last batch, and is still held, goes on.
         """
+        if self.changed_around(asker) is not None:
+            return None
         done = {}
         for name, loop in self._loops.items():
             in_progress = loop is not asker and loop.under_way
             nested = in_progress and loop.holds(asker)
-            if in_progress and not nested and asker.asked_before > loop.last_handed:
+            over = asker.leads(loop) and asker.asked_before <= loop.last_handed <= self._last_step
+            if in_progress and not nested and not over:
                 return None
             held = not loop.current and not loop.over and not loop.spans and 0 <= asker.last_handed < loop.created
             if held and name not in self._renewed:
@@ -209,17 +241,29 @@ class Loops:
             done[name] = loop.handed - 1 if nested else loop.handed
         return done
 
-    def done_now(self) -> dict[str, int]:
+    def _done_now(self) -> dict[str, int] | None:
         """The same in the middle of a loop's body: a batch is done if a step was made since it was handed out."""
         inner = self.innermost()
+        if self.changed_around(inner) is not None:
+            return None
         done = {}
         for name, loop in self._loops.items():
             in_progress = loop.last_handed > self._last_step or (inner is not None and loop.holds(inner))
             done[name] = loop.handed - 1 if loop.under_way and in_progress else loop.handed
         return done
 
-    def positions(self, done: Mapping[str, int], asker: Loop | None) -> dict[str, Any]:
-        """The state to save. Positions that no loop has claimed since the last resume are still true, and handed on."""
+    def positions_at(self, asker: Loop) -> dict[str, Any] | None:
+        """The state to save when `asker` asks for its next batch; None if none can be saved here."""
+        return self._positions(self._done(asker), asker)
+
+    def positions_now(self, asker: Loop | None) -> dict[str, Any] | None:
+        """The same in the middle of a loop's body; `asker` is where the random state belongs."""
+        return self._positions(self._done_now(), asker)
+
+    def _positions(self, done: Mapping[str, int] | None, asker: Loop | None) -> dict[str, Any] | None:
+        # Positions that no loop has claimed since the last resume are still true, and handed on.
+        if done is None:
+            return None
         loops: dict[str, Any] = {name: dict(saved) for name, saved in self._saved.items()}
         for name, loop in self._loops.items():
             loops[name] = {
@@ -229,6 +273,11 @@ class Loops:
                 "position": loop.feed.position(done[name]),
             }
         return {"loops": loops, "asker": asker.name if asker is not None else None}
+
+    def leave(self) -> None:
+        """No loop goes on: the script has come to its end."""
+        for loop in self._loops.values():
+            loop.left = True
 
     def close(self) -> None:
         """Stop the workers of all loaders."""

@@ -199,6 +199,7 @@ def as_policy(every: Policy | Callable[[Progress], bool]) -> Policy:
         return When(every)
     raise ScriptError(
         "that does not say when to save",
+        where="every=",
         expected="Every(...), Every.auto(...), or a callable that takes the progress",
         found=repr(every),
         hint="as in every=milepost.Every(steps=200)",
@@ -247,17 +248,17 @@ def start(every: Policy | Callable[[Progress], bool] | None, clock: Clock = time
     return Due(iter(()) if every is None else as_policy(every).rules(clock))
 
 
-class Rule:
+class Rule(ABC):
     """One reason to save, with what it remembers during one attempt."""
 
+    @abstractmethod
     def due(self, progress: Progress, at_epoch_end: bool) -> bool:
         """See `Due`."""
-        raise NotImplementedError
 
-    def saved(self, progress: Progress) -> None:
+    def saved(self, progress: Progress) -> None:  # noqa: B027 - not all remember something
         """See `Due`."""
 
-    def cost(self, seconds: float) -> None:
+    def cost(self, seconds: float) -> None:  # noqa: B027
         """See `Due`."""
 
 

@@ -13,7 +13,7 @@ from milepost.folder import names
 from milepost.folder.attempts import Attempt
 from milepost.folder.commit import Committer
 from milepost.folder.retention import Keep
-from milepost.folder.run import RunFolder
+from milepost.folder.run import Listed, RunFolder
 from milepost.folder.sharing import Base
 from milepost.folder.snapshot import Position, TornSnapshot
 from milepost.pipeline.persist import Pending, Persister
@@ -68,7 +68,7 @@ class Saver:
         written_by: Mapping[str, Any],
         **options: Unpack[SavingOptions],
     ) -> None:
-        self._items, self._note, self._show = items, display.note, display.checkpoint
+        self._items, self._note, self._warn, self._show = items, display.note, display.warn, display.checkpoint
         self._on_error, self._on_busy = options["on_error"], options["on_busy"]
         self._written_by = written_by
         self._stems = {**names.file_stems(items, reserved=[STATE_STEM]), RESERVED: STATE_STEM}
@@ -81,6 +81,8 @@ class Saver:
         self._steps_seen = 0
         self._prepared = False
         self._last: Pending | None = None
+        self._good = True
+        """Whether the last checkpoint was."""
         self._torn: Pending | None = None
         self.stall_seconds = 0.0
         """How long training has waited for saves in all: in save calls and before optimizer steps."""
@@ -111,6 +113,11 @@ class Saver:
             self._note("the optimizer step does not pass torch's hooks (compiled?): snapshots are taken by copy")
         return hooked or moved
 
+    @property
+    def optimizer_steps(self) -> int:
+        """How often an optimizer of this run has stepped, where that can be known."""
+        return self._guard.steps if self._guard is not None else 0
+
     def gradients(self) -> dict[str, Any]:
         """The gradients gathered for the next optimizer step."""
         return self._guard.gradients() if self._guard is not None else {}
@@ -139,6 +146,7 @@ class Saver:
         self._last = None
         problem = pending.problem
         if problem is None:
+            self._say_whether_good(pending.result())
             return
         if isinstance(problem, RunFenced):
             raise problem
@@ -147,6 +155,15 @@ class Saver:
         message = f"{problem}\n  training goes on; the next save will be tried"
         self._note(message)
         warnings.warn(message, MilepostWarning, stacklevel=4)
+
+    def _say_whether_good(self, saved: Listed) -> None:
+        good = saved.summary is None or saved.summary.good
+        if self._good and not good and saved.summary is not None:
+            self._warn(
+                f"step {saved.step} is saved, but is not good: {saved.summary.why_not_good}; "
+                "a restart goes back to the newest that is"
+            )
+        self._good = good
 
     def mark(self, position: Position, metrics: Mapping[str, float], own: Mapping[str, Any]) -> Marked:
         """Remember a state that may be saved later: plain values are copied, tensors are watched."""

@@ -1,21 +1,17 @@
 """The machine behind `Checkpointer`: what the run knows of itself, and what happens at a boundary.
 
 A *boundary* is a moment at which everything that belongs to a step has happened and nothing of the next has: when a
-loop is asked for its
-next batch, when it ends, between two epochs. Saves are asked for anywhere (a policy, a signal, a torn snapshot) and happen at
-the next boundary.
+loop is asked for its next batch, when it ends, between two epochs. Saves are asked for anywhere (a policy, a signal, a torn
+snapshot) and happen at the next boundary.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any, Literal
 
 from milepost.errors import (
     LoaderError,
-    MilepostWarning,
-    NotExactError,
     ScriptError,
     StepError,
     UnknownItemError,
@@ -24,6 +20,7 @@ from milepost.folder.retention import Keep
 from milepost.folder.snapshot import Position
 from milepost.pipeline.persist import Pending
 from milepost.pipeline.stage import Captured
+from milepost.training.arrival import Arrival
 from milepost.training.best import Best
 from milepost.training.cost import SaveCost
 from milepost.training.display import Display
@@ -34,9 +31,9 @@ from milepost.training.metrics import Metrics
 from milepost.training.opening import Opened
 from milepost.training.policy import Due
 from milepost.training.progress import Phase, Progress
+from milepost.training.recording import Recording
 from milepost.training.rng import GlobalRng
 from milepost.training.saver import Marked, Saver
-from milepost.training.trace import Trace
 from milepost.training.watching import Watcher
 
 
@@ -82,14 +79,15 @@ class Session:
         """The epoch that ``run.epochs`` is in."""
         self._warned = False
         self.rng = GlobalRng()
+        self._arrival = Arrival(self.rng, display.note)
         self._due = due
         self._cost = SaveCost(lambda: saver.stall_seconds)
-        self._trace = Trace(opened.run.storage, opened.attempt.number)
-        self._continuation, self._on_mismatch = opened.report.continuation, on_mismatch
+        self._recording = Recording(opened, display, on_mismatch)
         self._wanted = False
         self._unsaved = False
-        self._stepped = False
-        """Whether an optimizer step was counted since a loop was last asked."""
+        self._optimizer_steps = 0
+        """Steps of the run's optimizers, counted or not, when last looked at."""
+        self._said_waiting = False
         self._accumulating = False
         """Whether gradients are being gathered: a micro-batch was done, its optimizer step was not. Saves wait until it is;
         those at the end of a pass or an epoch do not, and take the gradients along."""
@@ -97,7 +95,6 @@ class Session:
         """Values that were not handed over since the last save, or since the start."""
         self._loop_end: Marked | None = None
         """The state at the end of the batch loop, for a signal that comes during validation."""
-        self._pending_rng: Mapping[str, Any] | None = None
         self._epoch_metrics: set[str] = set()
         """Those that came at the end of an epoch, and so belong to no other step."""
         self.best = Best(keep.best_by, display.warn)
@@ -129,29 +126,17 @@ class Session:
         self.loops.resume(own["data"])
         self.saver.put_gradients(own.get("gradients", {}))
         self._accumulating = any(own.get("gradients", {}).values())
-        self._pending_rng = own["rng"]
-        # Here for scripts without loops of milepost; the loop that was asking when the state was captured does it again.
-        self.restore_rng()
-
-    def restore_rng(self) -> None:
-        """Put the saved random state back: now the script stands where it stood when the state was captured."""
-        if self._pending_rng is not None:
-            absent = self.rng.restore(self._pending_rng)
-            if absent:
-                self.display.note(
-                    f"random state of {', '.join(absent)} is kept for when they are back: they are not here"
-                )
+        self._arrival.begin(own["rng"])
 
     def arrived(self) -> None:
-        """Restore the random state a last time: the place where the state was captured is reached."""
-        self.restore_rng()
-        self._pending_rng = None
+        """The place where the restored state was captured is reached."""
+        self._arrival.reached()
         self._observe(self.loops.asker or "")
 
     @property
     def arriving(self) -> bool:
-        """Whether the place where the state was captured is still to be reached."""
-        return self._pending_rng is not None
+        """Whether that place is still to be reached."""
+        return self._arrival.under_way
 
     # -- steps and epochs -----------------------------------------------------------------------------------------------------
 
@@ -187,15 +172,16 @@ class Session:
         self._accumulating = not counted
         if counted or to is not None:
             self.progress.move(step=self.progress.step + 1 if to is None else to, phase=Phase.IN_EPOCH)
-            self._stepped = self._unsaved = True
+            self._unsaved = True
             if self._due.due(self.progress, at_epoch_end=False):
                 self._wanted = True
         self._loop_end = None
+        self.notice_steps()
         self.loops.stepped()
         self._cost.stepped(busy=self.saver.busy)
         self.display.update(self.progress, self.loops.length)
         if counted or to is not None:
-            self._record(values)
+            self._recording.step(self.progress, self.metrics, values)
         if not (self.loops.open or self.in_steps or (self.in_epochs and self.loops.any)):
             self.boundary(None)
 
@@ -212,7 +198,7 @@ class Session:
         self._unsaved = True
         self.progress.move(epoch=self.progress.epoch + 1, batch=0, phase=Phase.EPOCH_ENDED)
         self.display.update(self.progress)
-        self._record(values, ended=True)
+        self._recording.step(self.progress, self.metrics, values, ended=True)
         new_best = self.best.improves(values, lambda name: self.metrics.read()[name], self.progress.step)
         if self._due.due(self.progress, at_epoch_end=True) or new_best:
             self._wanted = True
@@ -220,32 +206,9 @@ class Session:
     def handed(self, loop: Loop, batch: object) -> None:
         """`loop` hands out `batch`."""
         self.loops.handed(loop)
-        self._trace.handed(batch)
+        self._recording.handed(batch)
         if self._watcher is not None:
             self._watcher.handed(self, loop.name, batch)
-
-    def _record(self, values: Mapping[str, Any], *, ended: bool = False) -> None:
-        """Write the step, or the end of the epoch, into the trace, and compare it with what is on record from before."""
-        where, known = self.progress, self.metrics.read_cheap()
-        metrics = {name: known[name] for name in values if name in known}
-        line = self._trace.write(where.step, where.epoch, where.batch, metrics, ended=ended)
-        continuation = self._continuation
-        if continuation.state != "checking":
-            return
-        found = continuation.compare(line)
-        if found is not None:
-            self._differs(found)
-        elif continuation.state != "checking":
-            self.display.note(str(continuation))
-
-    def _differs(self, found: NotExactError) -> None:
-        if self.opened.changed:
-            self.display.note(f"{found}\n  (it was changed since that checkpoint: {'; '.join(self.opened.changed)})")
-        elif self._on_mismatch == "stop":
-            raise found
-        else:
-            self.display.warn(str(found))
-            warnings.warn(str(found), MilepostWarning, stacklevel=4)
 
     def nothing_left(self, loop: str, count: int) -> bool:
         """Whether a run that is complete was asked for no more than before (it may have stopped early)."""
@@ -260,17 +223,23 @@ class Session:
                 "a loop went on after run.restore", where="run.batches", hint="leave the loop (break) after run.restore"
             )
 
+    def notice_steps(self) -> None:
+        """An optimizer may have stepped without ``run.step``, in a loop that counts the steps of another."""
+        steps, self._optimizer_steps = self._optimizer_steps, self.saver.optimizer_steps
+        if self._optimizer_steps != steps:
+            self.loops.changed()
+
     # -- boundaries -----------------------------------------------------------------------------------------------------------
 
     def ask(self, loop: Loop) -> None:
         """`loop` is asked for its next batch."""
-        ready = loop.handed == 0 or self._stepped
+        self.notice_steps()
+        ready = loop.handed == 0 or not self.loops.since_step(loop)
         self.loops.asked(loop)
         self.progress.move(batch=loop.handed)
         self._observe(loop.name)
         if ready:
             self.boundary(loop)
-        self._stepped = False
 
     def loop_ended(self, loop: Loop) -> None:
         """`loop` has no more batches."""
@@ -279,11 +248,12 @@ class Session:
         self.progress.move(batch=loop.handed)
         if not self.loops.open:
             self.progress.move(phase=Phase.BATCHES_DONE)
-            own = self._own_state(self.loops.positions(self.loops.done_now(), loop))
-            self._loop_end = self.saver.mark(self.position(), self._metrics_at(self.position()), own)
+            data = self.loops.positions_now(loop)
+            if data is not None:
+                position = self.position()
+                self._loop_end = self.saver.mark(position, self._metrics_at(position), self._own_state(data))
         self._observe(loop.name)
         self.boundary(loop, between=True)
-        self._stepped = False
 
     def validating(self) -> None:
         """A loop over validation data is asked for its next batch: answer a signal from the state at the end of the batch loop."""
@@ -312,8 +282,10 @@ class Session:
             return
         if self._accumulating and not between:
             return
-        data = self._data(asker)
+        data = self.loops.positions_now(None) if asker is None else self.loops.positions_at(asker)
         if data is None:
+            if signalled:
+                self._say_waiting(asker)
             return
         if self._unsaved or torn:
             self._save(self.position(), self._own_state(data), must=signalled)
@@ -330,8 +302,21 @@ class Session:
 
     def save_now(self) -> Pending | None:
         """A save that the script asked for, wherever it stands."""
-        data = self.loops.positions(self.loops.done_now(), self.loops.innermost())
-        return self._save(self.position(), self._own_state(data))
+        data = self.loops.positions_now(self.loops.innermost())
+        if data is not None:
+            return self._save(self.position(), self._own_state(data))
+        self.want_save()
+        self._say_waiting(self.loops.innermost())
+        return None
+
+    def _say_waiting(self, inner: Loop | None) -> None:
+        outer = self.loops.changed_around(inner)
+        if outer is not None and not self._said_waiting:
+            self._said_waiting = True
+            self.display.note(
+                f"the save waits until {outer.name!r} is asked for its next batch: a step was made in this one before the "
+                "loop inside it began, and would be made again after a restart"
+            )
 
     def position(self) -> Position:
         """Where the run is."""
@@ -342,10 +327,6 @@ class Session:
         """The metrics of this very state: those of the last epoch's end are not those of the steps after it."""
         ended = position.phase == Phase.EPOCH_ENDED
         return {name: value for name, value in self.metrics.read().items() if ended or name not in self._epoch_metrics}
-
-    def _data(self, asker: Loop | None) -> dict[str, Any] | None:
-        done = self.loops.done_now() if asker is None else self.loops.done(asker)
-        return None if done is None else self.loops.positions(done, asker)
 
     def _save(
         self, position: Position, own: dict[str, Any], *, marked: Captured | None = None, must: bool = False
@@ -388,6 +369,7 @@ class Session:
 
     def finish(self) -> None:
         """The clean end: save what is not saved."""
+        self.loops.leave()
         self.saver.wait()
         if self._unsaved or self.saver.check_torn():
             self.save_now()
@@ -401,9 +383,7 @@ class Session:
         self.current = False
         if self._watcher is not None:
             self._watcher.ended(self)
-        if self._continuation.state == "checking":
-            self._continuation.close()
-            self.display.note(str(self._continuation))
+        self._recording.end()
         attempt = self.opened.attempt
         attempt.record.step, attempt.record.limits = self.progress.step, self.limits
         try:

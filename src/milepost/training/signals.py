@@ -6,13 +6,15 @@ flags and nothing else; who saves and stops looks at them where that is safe.
 
 from __future__ import annotations
 
+import atexit
+import math
 import os
 import re
 import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import NamedTuple, Self
@@ -21,6 +23,9 @@ from milepost.errors import MilepostWarning, ScriptError
 
 DEFAULT = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 """What comes before a kill: SIGTERM, and the two that users ask for, as in ``sbatch --signal=USR1@120``."""
+
+WARNINGS = frozenset((signal.SIGUSR1, signal.SIGUSR2))
+"""Those that only warn: whoever sends them does not mean to end the process, though that is what they do by default."""
 
 CANNOT_WAIT = frozenset(
     (signal.SIGKILL, signal.SIGSTOP, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT)
@@ -39,7 +44,7 @@ class Received(NamedTuple):
 
 
 class SignalWatch:
-    """Notices signals from `install` to `uninstall`, or within a ``with`` block.
+    """Notices signals from `install` to `uninstall`, or within a ``with`` block. `dismiss` ends that more gently.
 
     A Python handler that was there before is called after the flags are set; the default action (to end) and a handler
     of native code are not. Processes forked meanwhile, data loader workers above all, get the earlier handlers back.
@@ -63,6 +68,7 @@ class SignalWatch:
         self._names = {number: name_of(number) for number in signals}
         self._warn = warn if warn is not None else _warn
         self._earlier: dict[int, Handler] = {}
+        self._swallowed_until: dict[int, float] = {}
         self._handler = self._handle  # one object, by which to know whether a signal is still ours
         self._installed = False
         self._forget()
@@ -89,6 +95,8 @@ class SignalWatch:
 
     def install(self) -> None:
         """Begin to watch; twice is fine. Off the main thread, where Python allows no handlers, it warns instead."""
+        for watch in [one for one in _installed if one._swallowed_until]:
+            watch.uninstall()
         if self._installed:
             return
         if threading.current_thread() is not threading.main_thread():
@@ -112,20 +120,31 @@ class SignalWatch:
         if not self._installed:
             return
         self._installed = False
+        self._swallowed_until = {}
         _installed.remove(self)
-        if threading.current_thread() is threading.main_thread():
-            self._put_back()
-        # Else `_handle`, which runs on the main thread, does so when it is next called.
+        self._put_back(self._earlier)
 
-    def _put_back(self) -> None:
-        for number, earlier in self._earlier.items():
-            if signal.getsignal(number) is self._handler:
-                signal.signal(number, _still_wanted(number, earlier))
+    def dismiss(self, numbers: Container[int] | None = None, seconds: float | None = None) -> None:
+        """Stop watching, but keep `numbers` (all, by default) from ending the process for so many `seconds` (to its end, by
+        default), or until another watch begins. The others are as they were before."""
+        if self._installed:
+            until = math.inf if seconds is None else time.monotonic() + seconds
+            over = [number for number in self._earlier if numbers is not None and number not in numbers]
+            self._swallowed_until = dict.fromkeys(self._earlier, until) | dict.fromkeys(over, -math.inf)
+            self._put_back(over)
+
+    def _put_back(self, numbers: Iterable[int]) -> None:
+        # Off the main thread Python sets no handlers: `_handle`, which runs there, does so when it is next called.
+        if threading.current_thread() is threading.main_thread():
+            for number in numbers:
+                if signal.getsignal(number) is self._handler:
+                    signal.signal(number, _still_wanted(number, self._earlier[number]))
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         earlier = self._earlier[number]
-        if not self._installed and signal.getsignal(number) is self._handler:
-            self._put_back()
+        over = not self._installed or time.monotonic() >= self._swallowed_until.get(number, math.inf)
+        if over and signal.getsignal(number) is self._handler:
+            self._put_back([number])
             os.kill(os.getpid(), number)
             return
         again = False
@@ -153,6 +172,18 @@ class SignalWatch:
 
 _installed: list[SignalWatch] = []
 """All that are watching, in the order in which they began."""
+
+
+def _ignore_the_rest() -> None:
+    # The interpreter puts the default actions back before it has ended: a signal then would take the place of the exit code.
+    if threading.current_thread() is threading.main_thread():
+        for watch in _installed:
+            for number in watch._earlier:
+                if signal.getsignal(number) is watch._handler:
+                    signal.signal(number, signal.SIG_IGN)
+
+
+atexit.register(_ignore_the_rest)
 
 
 def _still_wanted(number: int, handler: Handler) -> Handler:
