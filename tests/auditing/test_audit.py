@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from launcher import Launcher
 
 import milepost
 from milepost.auditing import documents
@@ -35,11 +36,12 @@ with milepost.Checkpointer("runs/job", w=np.zeros(3), rng=rng, every=milepost.Ev
 
 
 @pytest.fixture(name="job")
-def _job(tmp_path: Path) -> Callable[..., Report]:
+def _job(tmp_path: Path, launcher: Launcher) -> Callable[..., Report]:
     """Writes a script, with something more to do at every step, and audits it."""
 
-    def run(step: str = "pass", **options: Any) -> Report:
-        (tmp_path / "train.py").write_text(SCRIPT.format(step=step))
+    def run(step: str = "pass", *, script: str = SCRIPT, **options: Any) -> Report:
+        (tmp_path / "train.py").write_text(script.replace("{step}", step))
+        options = {"launch": launcher.launch, **options}
         return audit([sys.executable, "train.py"], cwd=tmp_path, **options)
 
     return run
@@ -76,6 +78,44 @@ def test_every_step(job: Callable[..., Report]) -> None:
 def test_killed_for_real(job: Callable[..., Report]) -> None:
     report = job(at=[7], kill=True)
     assert (report.verdict, report.rows[-1].compared) == (Verdict.EXACT, 14)
+
+
+PAIRS = """
+import os
+import numpy as np
+import milepost
+
+with milepost.Checkpointer("runs/job", w=np.zeros(3), progress=False) as run:
+    noise = iter(run.batches(np.arange(99.0), name="noise"))
+    for _ in run.epochs(2):
+        for batch in run.batches(np.arange(6.0).reshape(2, 3)):
+            for _ in range(2):
+                run.step(w=run["w"] * 2 + batch + next(noise))
+            {step}
+"""
+
+
+def test_a_save_that_has_to_wait_is_compared_from_where_it_was_taken(job: Callable[..., Report]) -> None:
+    """The second batch of `noise` within a batch is a place that no position describes: the next one is taken, and said."""
+    report = job(script=PAIRS, at=[1, 2, 5])
+    waited = "the save for step {} waited until here: no checkpoint can be taken there"
+    assert [(row.at.step, row.verdict, row.note) for row in report.rows if row.at] == [
+        (2, "exact", waited.format("1 (epoch 0, batch 1)")),
+        (6, "exact", waited.format("5 (epoch 1, batch 5)")),
+    ]
+    assert report.verdict is Verdict.EXACT
+
+
+def test_exact_is_never_said_without_a_comparison(job: Callable[..., Report]) -> None:
+    report = job("os._exit(0)", script=PAIRS, at=[1])
+    assert (report.verdict, report.exit_code) == (Verdict.INCOMPLETE, 3)
+    assert "no checkpoint can be taken there" in report.rows[1].note
+
+
+def test_killing_teaches_nothing_where_no_process_is_like_another(job: Callable[..., Report]) -> None:
+    report = job("run['w'][0] += __import__('os').getpid()", at=[7], kill=True)
+    assert (report.verdict, report.rows[1].compared) == (Verdict.INCOMPLETE, 0)
+    assert "two uninterrupted runs differ as well" in report.rows[1].note
 
 
 def test_a_fault_and_how_it_is_told(job: Callable[..., Report], tmp_path: Path) -> None:

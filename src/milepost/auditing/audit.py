@@ -122,7 +122,7 @@ def _report(
     others = Uninterrupted(bench, subject, say, remark)
     last = max(at) + steps if at and steps is not None else None
     others.run_control(last)
-    points = choose(others.free, at, every_step=every_step)
+    points = choose(others.free, at, every_step=every_step, ended=not others.early and last is None)
     if steps is not None and last is None:
         last = max(point.key.step for point in points) + steps
     stop = others.free[-1].key if others.early or last is not None else None
@@ -130,7 +130,7 @@ def _report(
     resumption = Resumption(bench, subject, others, straight, points, stop, last, kill=kill, say=say, remark=remark)
     rows = [
         others.compare(ends=stop is None),
-        *(resumption.compare(point, number) for number, point in enumerate(points, 1)),
+        *resumption.rows(),
     ]
     if workers is not None:
         rows.append(others.compare_workers(workers))

@@ -28,6 +28,8 @@ def markdown(report: Report) -> str:
         *(f"| {_text(row.name)} | {_text(row.label)} | {row.compared} | {row.verdict} |" for row in report.rows),
     ]
     for row in report.rows:
+        if row.verdict == "incomplete":
+            lines += ["", f"**{_text(row.name)}** is not answered: {_text(row.note)}"]
         if row.where is not None and (row.causes or row.differences):
             lines += ["", f"**{_text(row.name)}** differs at {_text(str(row.where))} ({row.aspect}).", ""]
             if row.expected or row.found:
@@ -45,7 +47,7 @@ def html(report: Report) -> str:
         f"<tr><td>{_html(row.name)}<td>{_html(row.label)}<td>{row.compared}<td>{row.verdict}</tr>"
         for row in report.rows
     )
-    parts = "".join(_part(row) for row in report.rows if row.where is not None and (row.causes or row.differences))
+    parts = "".join(_part(row) for row in report.rows)
     rest = "".join(
         f"<h3>{_html(title)}</h3><ul>{''.join(f'<li>{_html(text)}' for text in texts)}</ul>"
         for title, texts in _rest(report)
@@ -60,6 +62,10 @@ def html(report: Report) -> str:
 
 
 def _part(row: Row) -> str:
+    if row.verdict == "incomplete":
+        return f"<h3>{_html(row.name)} is not answered</h3><p>{_html(row.note)}</p>"
+    if row.where is None or not (row.causes or row.differences):
+        return ""
     told = [f"<li><code>{_html(one.path)}</code>: {_html(one.how_much or 'differs')}" for one in row.differences]
     if row.expected or row.found:
         told.insert(0, f"<li>expected {_html(str(row.expected))}, found {_html(str(row.found))}")

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import functools
 import os
-import shutil
-import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -16,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import xxhash
 
 from milepost.auditing.evidence import Evidence
 from milepost.auditing.records import Batch, Head, Key, Log, Samples, Seen, digest_of
+from milepost.auditing.spec import EARLY, Spec, scratch_name
+from milepost.auditing.taker import Taker
 from milepost.core.leaves import Leaf, fingerprint, leaves
 from milepost.errors import MilepostError
 from milepost.folder.retention import Keep
@@ -27,31 +26,8 @@ from milepost.pipeline.persist import Pending
 from milepost.training.session import Session
 from milepost.training.watching import VARIABLE, Opening
 
-EARLY = "ended-early"
-"""The file in the folder of logs that says that the script was ended before its time."""
 LARGE = 1 << 16
 """Bytes above which a tensor of the script (not of the state) is compared by parts."""
-
-
-class Spec(msgspec.Struct, omit_defaults=True):
-    """What an audited process is to do.
-
-    `runs` holds scratch run directories, `log` takes what is written down, `points` is where to save (into `saved`), `end` is the
-    moment after which the script is ended, or the number of steps, `seconds` how long it may take; `kill` ends the process by
-    SIGKILL at the first moment after the first of `points` that is saved; `workers` is how many
-    every loader has, whatever the script says.
-    """
-
-    runs: str
-    log: str
-    cwd: str
-    points: list[Key] = []
-    saved: str | None = None
-    end: Key | None = None
-    steps: int | None = None
-    seconds: float | None = None
-    kill: bool = False
-    workers: int | None = None
 
 
 class Ended(SystemExit):
@@ -63,7 +39,7 @@ class Observer:
 
     def __init__(self, spec: Spec) -> None:
         self._spec = spec
-        self.saves = spec.saved is not None or spec.kill
+        self.saves = spec.saved is not None
         self._until = None if spec.seconds is None else time.monotonic() + spec.seconds
         self._wrote = 0
         self._runs: dict[str, Watched] = {}
@@ -108,12 +84,12 @@ class Observer:
         over = key == spec.end or (spec.steps is not None and key.step >= spec.steps)
         late = self._until is not None and time.monotonic() > self._until
         if over or late:
-            self._of(session).collect(session)
+            self._of(session).taker.collect(session)
             self._end(early=not over)
 
     def saved(self, session: Session, pending: Pending) -> None:
-        """A checkpoint is taken."""
-        self._of(session).saved(pending)
+        """A checkpoint is taken where the script was seen last."""
+        self._of(session).taker.saved(pending)
 
     def goes_back(self, session: Session) -> None:
         """Without checkpoints there is nothing to go back to: what comes after that is not compared."""
@@ -128,7 +104,7 @@ class Observer:
 
     def ended(self, session: Session) -> None:
         """An attempt ends."""
-        self._of(session).collect(session)
+        self._of(session).taker.collect(session)
 
     def _of(self, session: Session) -> Watched:
         scratch = os.path.realpath(session.opened.run.where)
@@ -158,8 +134,7 @@ class Watched:
         self._under_way: dict[str, dict[str, str]] = {}
         self._opaque: list[str] = []
         self._evidence: Evidence | None = None
-        self._wanted: Key | None = None
-        self._pending: Pending | None = None
+        self.taker = Taker(spec, scratch)
 
     def began(self) -> None:
         self._session += 1
@@ -199,7 +174,8 @@ class Watched:
         self._samples.flush()
         self._log.write(seen)
         self._batches, self._opaque = [], []
-        self._save(session, key)
+        if self._spec.saved is not None:
+            self.taker.passed(session, key)
         return key
 
     def _look(self, session: Session) -> Evidence:
@@ -228,52 +204,11 @@ class Watched:
         self._samples.put(digest, leaf)
         return digest
 
-    # -- saving where the audit wants it ---------------------------------------------------------------------------------
-
-    def _save(self, session: Session, key: Key) -> None:
-        if not (self._spec.saved or self._spec.kill):
-            return
-        self.collect(session)
-        if key in self._spec.points and session.progress.attempt == 1:
-            self._wanted = key
-            session.want_save()
-
-    def saved(self, pending: Pending) -> None:
-        if self._wanted is not None and self._pending is None:
-            self._pending = pending
-
-    def collect(self, session: Session) -> None:
-        """Put what was saved for the last point aside, before another checkpoint of that step takes its place."""
-        wanted, pending = self._wanted, self._pending
-        self._wanted = self._pending = None
-        if wanted is None or pending is None:
-            return
-        session.saver.wait()
-        if pending.problem is not None:
-            return
-        if self._spec.kill:
-            os.kill(os.getpid(), signal.SIGKILL)
-        assert self._spec.saved is not None
-        folder = pending.result().folder
-        target = Path(self._spec.saved, os.path.basename(self.scratch), point_name(wanted), folder)
-        shutil.copytree(Path(self.scratch, folder), target, copy_function=os.link)
-
 
 def _own_objects(value: Any, path: str) -> Mapping[str, Any] | None:
     """The attributes of a batch that is an object of a class of its own."""
     held = getattr(value, "__dict__", None)
     return held if held and not callable(value) else None
-
-
-def scratch_name(place: str, cwd: str) -> str:
-    """The name of the scratch directory for the run at `place`, the same in every process and copy of `cwd`."""
-    known_as = os.path.relpath(place, cwd) if place.startswith(cwd + os.sep) else place
-    return f"{os.path.basename(place)}-{xxhash.xxh3_64_hexdigest(known_as.encode())[:8]}"
-
-
-def point_name(key: Key) -> str:
-    """The name of a folder for what was saved at `key`."""
-    return f"{key.step}-{key.epoch}-{key.batch}-{key.phase}-{xxhash.xxh3_64_hexdigest(key.asker.encode())[:6]}"
 
 
 @functools.cache

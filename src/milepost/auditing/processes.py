@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from milepost.auditing.observer import Spec
 from milepost.auditing.records import Head, Seen, read_log
+from milepost.auditing.spec import Spec
+from milepost.auditing.taker import Taken
 from milepost.errors import AuditError
 from milepost.folder import names
 from milepost.folder.attempts import Record
@@ -137,9 +138,9 @@ class Bench:
         ]
         return Ran(name, code, logs, output, here / "runs", here / "saved")
 
-    def prepare(self, name: str, run: str, source: Ran, before: Sequence[str]) -> None:
-        """Make scratch for process `name` in which run `run` stands as `source` had saved it: the last of the points `before`,
-        and those before it as far as they have a step of their own."""
+    def prepare(self, name: str, run: str, source: Ran, taken: Sequence[Taken]) -> None:
+        """Make scratch for process `name` in which run `run` stands as `source` had left it when it took the last of `taken`; the
+        checkpoints before that are there too, as far as they have a step of their own."""
         there, here = source.runs / run, self.folder(name) / "runs" / run
         here.mkdir(parents=True)
         shutil.copy2(there / names.RUN, here)
@@ -147,10 +148,10 @@ class Bench:
         record = msgspec.json.decode((there / names.attempt_file(1)).read_bytes(), type=Record)
         record.ended = None  # it went on from there, and is taken for one that was killed
         (here / names.attempt_file(1)).write_bytes(msgspec.json.encode(record))
-        for point in before:
-            for folder in (source.saved / run / point).iterdir():
-                shutil.rmtree(here / folder.name, ignore_errors=True)
-                shutil.copytree(folder, here / folder.name, copy_function=os.link)
+        for one in taken:
+            folder = Path(one.folder)
+            shutil.rmtree(here / folder.name, ignore_errors=True)
+            shutil.copytree(folder, here / folder.name, copy_function=os.link)
 
     def _own_cwd(self, here: Path) -> Path:
         if not self._copy_cwd:

@@ -78,7 +78,9 @@ class Report:
     def __str__(self) -> str:
         lines = [f"{str(self.verdict).upper()}: {' '.join(self.command)}"]
         for row in self.rows:
-            if row.verdict is not Verdict.EXACT:
+            if row.verdict is Verdict.INCOMPLETE:
+                lines.append(f"{row.name}: not answered: {row.note}")
+            elif row.verdict is Verdict.NOT_EXACT:
                 lines.append(f"{row.name}: differs at {row.where} ({row.aspect})")
                 if row.expected or row.found:
                     lines.append(f"  expected {row.expected}, found {row.found}")

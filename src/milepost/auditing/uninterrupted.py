@@ -7,11 +7,11 @@ from dataclasses import replace
 
 from milepost.auditing.causes import Cause
 from milepost.auditing.compare import Pair, Parting
-from milepost.auditing.observer import EARLY, Spec
 from milepost.auditing.points import Point
 from milepost.auditing.processes import TIMED_OUT, Bench, Ran
 from milepost.auditing.records import Kept, Key, Seen
 from milepost.auditing.report import Row, Verdict
+from milepost.auditing.spec import EARLY, Spec
 from milepost.auditing.subject import Subject
 from milepost.auditing.verdict import parted
 

@@ -133,13 +133,16 @@ def _say(found: Report) -> None:
 
 def _result(row: Row) -> str:
     if row.note and row.verdict == "exact":
-        return "exact*" if row.compared and row.where is None else "see note"
+        return "exact*" if row.where is None else "see note"
     return str(row.verdict)
 
 
 def _say_row(row: Row, told: set[str]) -> None:
     from milepost.auditing.report import SHOWN
 
+    if row.verdict == "incomplete":
+        say(f"\n{safe(row.name)}: not answered: {safe(row.note)}")
+        return
     say(f"\n{safe(row.name)}: differs at {safe(str(row.where))}, {row.aspect}")
     if row.expected or row.found:
         say(f"  expected {safe(str(row.expected))}, found {safe(str(row.found))}")

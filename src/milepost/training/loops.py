@@ -113,6 +113,7 @@ class Loops:
             feed.begin(saved["position"])
             if saved["current"]:
                 loop.handed, loop.finished = saved["done"], saved["finished"]
+                loop.spans = saved.get("spans", False)
                 self._loops[name] = loop
                 return loop, self._asker == name
         feed.begin(None)
@@ -226,6 +227,7 @@ class Loops:
                 "done": done[name],
                 "finished": loop.over,
                 "current": loop.current or (loop.spans and not loop.over),
+                "spans": loop.spans,
                 "position": loop.feed.position(done[name]),
             }
         return {"loops": loops, "asker": asker.name if asker is not None else None}

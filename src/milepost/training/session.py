@@ -316,7 +316,9 @@ class Session:
         if data is None:
             return
         if self._unsaved or torn:
-            self._save(self.position(), self._own_state(data), must=signalled)
+            pending = self._save(self.position(), self._own_state(data), must=signalled)
+            if pending is not None and self._watcher is not None:
+                self._watcher.saved(self, pending)
         if signalled:
             self._stop()
 
@@ -370,8 +372,6 @@ class Session:
             self._due.saved(self.progress)
             self._stale = {name for name, item in self.items.items() if item.replaced}
             self._steps_at_save = self.progress.step
-            if self._watcher is not None:
-                self._watcher.saved(self, pending)
         return pending
 
     def _stop(self) -> None:

@@ -51,7 +51,7 @@ class Watcher(Protocol):
         """The script is between two batches or epochs: the loop `asker` (or, if empty, something else) asks what is next."""
 
     def saved(self, session: Session, pending: Pending) -> None:
-        """A checkpoint is taken."""
+        """A checkpoint is taken where the script was seen last."""
 
     def goes_back(self, session: Session) -> None:
         """The script goes back to a checkpoint."""
