@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from launcher import Launcher
 
 import milepost
-from milepost.auditing import documents
+from milepost.auditing import documents, processes
 from milepost.auditing.audit import audit
 from milepost.auditing.report import Report, Verdict
 from milepost.cli.main import main
@@ -116,6 +117,26 @@ def test_killing_teaches_nothing_where_no_process_is_like_another(job: Callable[
     report = job("run['w'][0] += __import__('os').getpid()", at=[7], kill=True)
     assert (report.verdict, report.rows[1].compared) == (Verdict.INCOMPLETE, 0)
     assert "two uninterrupted runs differ as well" in report.rows[1].note
+
+
+def test_a_process_that_hangs_is_ended_and_not_called_exact(
+    job: Callable[..., Report], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "SPARE", 2.0)
+    report = job("run.resumed_from and run.progress.step > 8 and __import__('time').sleep(600)", at=[7])
+    assert (report.verdict, report.exit_code) == (Verdict.INCOMPLETE, 3)
+    assert re.search(r"it was ended after \d+ s, at step 8 \(epoch 1, batch 3\); nothing differed", report.rows[1].note)
+
+
+def test_nothing_that_the_script_started_outlives_the_audit(job: Callable[..., Report], tmp_path: Path) -> None:
+    start = "__import__('subprocess').Popen(['sleep', '600'], start_new_session=True)"
+    job(f"open('pids', 'a').write(str({start}.pid) + ' ')", at=[7], steps=1, launch=processes.launch)
+    pids = (tmp_path / "pids").read_text().split()
+    assert len(pids) > 10
+    alive = [
+        pid for pid in pids if Path(f"/proc/{pid}").exists() and "sleep" in Path(f"/proc/{pid}/cmdline").read_text()
+    ]
+    assert alive == []
 
 
 def test_a_fault_and_how_it_is_told(job: Callable[..., Report], tmp_path: Path) -> None:

@@ -49,7 +49,8 @@ def audit(
         kill: end the process that saves by SIGKILL, one for each point, rather than take what an uninterrupted one had saved.
         every_step: resume from every step.
         workers: compare with a process, too, in which every `DataLoader` has so many workers.
-        seconds: that a process may take before it is ended; what was seen until then is compared.
+        seconds: that the first process may take before it is ended; what was seen until then is compared. The others may be five
+            times slower, and two minutes.
         copy_cwd: give every process a copy of the working directory.
         cwd: where to start the script; the current directory by default.
         environment: of the script; that of this process by default.
@@ -129,7 +130,7 @@ def _report(
     straight = others.run_straight(points, stop, last)
     resumption = Resumption(bench, subject, others, straight, points, stop, last, kill=kill, say=say, remark=remark)
     rows = [
-        others.compare(ends=stop is None),
+        others.compare(straight, ends=stop is None),
         *resumption.rows(),
     ]
     if workers is not None:

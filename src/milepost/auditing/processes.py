@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,8 @@ TIMED_OUT = 124
 """What `launch` returns for a process that took too long, as timeout(1) does."""
 GRACE = 60.0
 """Seconds beyond its limit after which a process is killed: it ends by itself at the first moment that is observed."""
+SLOWER, SPARE = 5.0, 120.0
+"""How much slower than the first process, and how many seconds more, another one may be before it is killed."""
 MOST_FILES, LARGEST_COPY = 50_000, 1 << 30
 _PASSED_BY = {".git", "__pycache__", ".venv", "node_modules", ".mypy_cache", ".ruff_cache", ".pytest_cache"}
 
@@ -36,7 +39,7 @@ Launch = Callable[[Sequence[str], Mapping[str, str], Path, Path, float | None], 
 def launch(
     command: Sequence[str], environment: Mapping[str, str], cwd: Path, output: Path, seconds: float | None
 ) -> int:
-    """See `Launch`. The process leads a group of its own, so that what it started ends with it."""
+    """See `Launch`. Nothing that the process started outlives it."""
     with output.open("ab") as file:
         try:
             process = subprocess.Popen(  # noqa: S603 - it is the person's own command
@@ -50,9 +53,21 @@ def launch(
     except subprocess.TimeoutExpired:
         return TIMED_OUT
     finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        _kill_all(environment)
+        process.wait()
+
+
+def _kill_all(environment: Mapping[str, str]) -> None:
+    """Kill the process that was given `environment` and its offspring, also what left its group: they are known by the variable
+    that names what they are to do, which no other process has."""
+    mark = f"{VARIABLE}={environment[VARIABLE]}".encode()
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal():
+            try:
+                if mark in (folder / "environ").read_bytes().split(b"\0"):
+                    os.kill(int(folder.name), signal.SIGKILL)
+            except OSError:  # it has ended, or belongs to somebody else
+                continue
 
 
 class Ran(NamedTuple):
@@ -60,15 +75,27 @@ class Ran(NamedTuple):
 
     name: str
     code: int
+    limit: float
+    """Seconds that it was given."""
     logs: list[tuple[Head, list[Seen]]]
     output: Path
     runs: Path
     saved: Path
 
     @property
+    def timed_out(self) -> bool:
+        """Whether it was killed since it took too long."""
+        return self.code == TIMED_OUT
+
+    @property
     def failed(self) -> bool:
         """Whether it ended with an error."""
         return self.code not in (0, TIMED_OUT)
+
+    @property
+    def cut(self) -> str:
+        """That it was killed, in words."""
+        return f"it was ended after {self.limit:.0f} s"
 
     def error(self) -> str:
         """The error it ended with, as far as it was printed."""
@@ -89,7 +116,7 @@ class Bench:
         cwd: where they would have started it.
         copy_cwd: give every process a copy of that.
         environment: theirs.
-        seconds: that a process may take.
+        seconds: that the first process may take.
         launch: starts one.
     """
 
@@ -107,13 +134,15 @@ class Bench:
         self.command, self.cwd, self.scratch = list(command), cwd, scratch
         self._copy_cwd, self._environment, self._launch = copy_cwd, environment, launch
         self.seconds = seconds
+        self._limit = seconds + GRACE
 
     def folder(self, name: str) -> Path:
         """The scratch folder of process `name`."""
         return self.scratch / name
 
     def run(self, name: str, spec: Spec | None = None, environment: Mapping[str, str] | None = None) -> Ran:
-        """Run the command once, to its end or to where `spec` ends it.
+        """Run the command once, to its end or to where `spec` ends it. How long the others may take follows from how long the
+        one with ``spec.seconds`` took.
 
         Args:
             name: a folder of scratch; what it holds already (a run directory to continue) is left there.
@@ -130,13 +159,15 @@ class Bench:
         (here / "runs").mkdir(parents=True, exist_ok=True)
         (here / "spec.json").write_bytes(msgspec.json.encode(spec))
         output = here / "output.txt"
-        seconds = None if spec.seconds is None else spec.seconds + GRACE
         variables = {**self._environment, **(environment or {}), VARIABLE: str(here / "spec.json")}
-        code = self._launch(self.command, variables, cwd, output, seconds)
+        limit, started = self._limit, time.monotonic()
+        code = self._launch(self.command, variables, cwd, output, limit)
+        if spec.seconds is not None:
+            self._limit = SLOWER * (time.monotonic() - started) + SPARE
         logs = [
             read_log(path) for path in sorted((here / "log").glob("*.jsonl"), key=lambda path: path.stat().st_mtime)
         ]
-        return Ran(name, code, logs, output, here / "runs", here / "saved")
+        return Ran(name, code, limit, logs, output, here / "runs", here / "saved")
 
     def prepare(self, name: str, run: str, source: Ran, taken: Sequence[Taken]) -> None:
         """Make scratch for process `name` in which run `run` stands as `source` had left it when it took the last of `taken`; the

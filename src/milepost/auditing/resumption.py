@@ -51,12 +51,16 @@ class Resumption:
         """A row for each point; one for several, where the save for one had to wait until another."""
         found: dict[Key, Row] = {}
         for point in self._points:
-            taken = next(
-                (one for one in self._taken if point.key in one.wanted), Taken([point.key], point.key, "", _NONE)
-            )
+            taken = next((one for one in self._taken if point.key in one.wanted), None)
+            taken = taken or Taken([point.key], point.key, "", self._why_none())
             if taken.wanted[0] == point.key:
                 found[point.key] = self._row(taken, len(found) + 1)
         return list(found.values())
+
+    def _why_none(self) -> str:
+        if self._straight.timed_out:
+            return f"the process that saves did not get there: {self._straight.cut}"
+        return "no checkpoint can be taken there, nor at any later moment"
 
     def _row(self, taken: Taken, number: int) -> Row:
         name = f"resumed-{number}"
@@ -74,15 +78,17 @@ class Resumption:
         """Start the script again in the scratch called `name`, and compare it."""
         self._say(f"resuming after {place.at}")
         again = self._bench.run(name, self._spec)
-        if again.failed and not any(found for _, found in again.logs):
-            return failed(place, again.error())
+        if not any(found for _, found in again.logs):
+            return open_(place, again.cut) if again.timed_out else failed(place, again.error())
         other = self._subject.seen_by(again, may_fail=True)
         pair = Pair.align(self._others.seen, other)
         # A killed process is another one than that which ran straight through, and began with other seeds of its own.
         unseeded = self._others.unseeded if self._kill else ()
-        parting = pair.parting(ends=self._ends and not again.failed, unseeded=unseeded)
-        if again.failed and parting is None:
+        parting = pair.parting(ends=self._ends and again.code == 0, unseeded=unseeded)
+        if parting is None and again.failed:
             return failed(place, again.error())
+        if parting is None and again.timed_out:
+            return open_(place, f"{again.cut}, at {other[-1].key}; nothing differed up to there", len(other))
         found = suspects(pair, self._others.steady, self._kinds, parting.after if parting is not None else None)
         kept = Kept(*(self._bench.folder(one) / "log" for one in ("straight", name)))
         row, remarks = resumed(place, pair, parting, found, kept)
@@ -125,9 +131,6 @@ class Resumption:
         if Pair.align(other, again).parting(ends=False) is None:
             return row
         return replace(row, causes=(Cause("", f"the script is not deterministic: {self._others.chance}"),))
-
-
-_NONE = "no checkpoint can be taken there, nor at any later moment"
 
 
 def _waited(taken: Taken) -> str:
