@@ -139,6 +139,30 @@ def test_nothing_that_the_script_started_outlives_the_audit(job: Callable[..., R
     assert alive == []
 
 
+def test_points_that_there_is_no_room_for(job: Callable[..., Report], tmp_path: Path) -> None:
+    size = 24  # of w, the only tensor
+    report = job(space=size * 6, keep=tmp_path.with_name("scratch"))
+    assert [(row.at.step, row.verdict) for row in report.rows if row.at] == [
+        (1, "left out"),
+        (8, "exact"),
+        (10, "left out"),
+        (10, "exact"),
+        (15, "left out"),
+    ]
+    assert report.verdict is Verdict.EXACT
+    assert "room for 2 of 5 points" in report.rows[-1].note
+    assert job(at=[3, 7], space=size * 5).verdict is Verdict.INCOMPLETE
+    with pytest.raises(AuditError, match="no room"):
+        job(space=size * 4)
+
+
+def test_a_disk_that_fills_up_meanwhile(job: Callable[..., Report]) -> None:
+    full = "import shutil, collections; shutil.disk_usage = lambda path: collections.namedtuple('Usage', 'free')(47)\n"
+    report = job(script=full + SCRIPT, at=[7])
+    assert report.verdict is Verdict.INCOMPLETE
+    assert "are free where the scratch is, too little for a state of" in report.rows[1].note
+
+
 def test_a_fault_and_how_it_is_told(job: Callable[..., Report], tmp_path: Path) -> None:
     report = job("count += 1; run['w'][0] += count", at=[7])
     assert (report.verdict, report.exit_code) == (Verdict.NOT_EXACT, 1)

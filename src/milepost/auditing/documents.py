@@ -28,7 +28,7 @@ def markdown(report: Report) -> str:
         *(f"| {_text(row.name)} | {_text(row.label)} | {row.compared} | {row.verdict} |" for row in report.rows),
     ]
     for row in report.rows:
-        if row.verdict == "incomplete":
+        if row.verdict in ("incomplete", "left out"):
             lines += ["", f"**{_text(row.name)}** is not answered: {_text(row.note)}"]
         if row.where is not None and (row.causes or row.differences):
             lines += ["", f"**{_text(row.name)}** differs at {_text(str(row.where))} ({row.aspect}).", ""]
@@ -62,7 +62,7 @@ def html(report: Report) -> str:
 
 
 def _part(row: Row) -> str:
-    if row.verdict == "incomplete":
+    if row.verdict in ("incomplete", "left out"):
         return f"<h3>{_html(row.name)} is not answered</h3><p>{_html(row.note)}</p>"
     if row.where is None or not (row.causes or row.differences):
         return ""

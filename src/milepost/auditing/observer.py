@@ -17,7 +17,7 @@ import msgspec
 
 from milepost.auditing.evidence import Evidence
 from milepost.auditing.records import Batch, Head, Key, Log, Samples, Seen, digest_of
-from milepost.auditing.spec import EARLY, Spec, scratch_name
+from milepost.auditing.spec import EARLY, MOST_LOG, Spec, scratch_name
 from milepost.auditing.taker import Taker
 from milepost.core.leaves import Leaf, fingerprint, leaves
 from milepost.errors import MilepostError
@@ -26,6 +26,8 @@ from milepost.pipeline.persist import Pending
 from milepost.training.session import Session
 from milepost.training.watching import VARIABLE, Opening
 
+LAST = 3
+"""Checkpoints that an audited run keeps at least, beside those that are put aside."""
 LARGE = 1 << 16
 """Bytes above which a tensor of the script (not of the state) is compared by parts."""
 
@@ -52,13 +54,18 @@ class Observer:
         place = os.path.abspath(asked.directory)
         scratch = os.path.join(self._spec.runs, scratch_name(place, self._spec.cwd))
         os.makedirs(os.path.dirname(scratch), exist_ok=True)
-        best = asked.keep.best if asked.keep is not None else None
+        keep = asked.keep or Keep()
         elsewhere = "/" in asked.resume or "@" in asked.resume
         if elsewhere and os.path.abspath(asked.resume.partition("@")[0]) == place:
             elsewhere = False
         if place not in self._runs:
             self._runs[place] = Watched(self._spec, place, scratch)
-        return Opening(scratch, None, Keep(last=None, best=best), asked.resume if elsewhere else "latest")
+        return Opening(
+            scratch,
+            None,
+            Keep(last=max(keep.last or LAST, LAST), best=keep.best),
+            asked.resume if elsewhere else "latest",
+        )
 
     def began(self, session: Session) -> None:
         """An attempt was opened."""
@@ -82,7 +89,7 @@ class Observer:
             return
         spec = self._spec
         over = key == spec.end or (spec.steps is not None and key.step >= spec.steps)
-        late = self._until is not None and time.monotonic() > self._until
+        late = self._until is not None and (time.monotonic() > self._until or self._of(session).written > MOST_LOG)
         if over or late:
             self._of(session).taker.collect(session)
             self._end(early=not over)
@@ -136,6 +143,11 @@ class Watched:
         self._evidence: Evidence | None = None
         self.taker = Taker(spec, scratch)
 
+    @property
+    def written(self) -> int:
+        """Bytes that were written down."""
+        return self._log.size
+
     def began(self) -> None:
         self._session += 1
         self._evidence = None
@@ -160,9 +172,10 @@ class Watched:
             self._batches.clear()
         evidence = self._look(session)
         script = {leaf.path: self._digest(leaf, whole=False) for leaf in evidence.look() if not leaf.opaque}
+        state = list(self._state(session))
         seen = Seen(
             key,
-            state=self._digests(self._state(session)),
+            state=self._digests(state),
             rng=self._digests(leaves(session.rng.capture(), "rng")),
             metrics={name: repr(value) for name, value in session.metrics.read().items()},
             script=script,
@@ -170,12 +183,13 @@ class Watched:
             under_way=dict(self._under_way),
             opaque=self._opaque,
             kinds=evidence.new_kinds(),
+            size=sum(leaf.info.nbytes for leaf in state if leaf.info is not None),
         )
         self._samples.flush()
         self._log.write(seen)
         self._batches, self._opaque = [], []
         if self._spec.saved is not None:
-            self.taker.passed(session, key)
+            self.taker.passed(session, key, seen.size)
         return key
 
     def _look(self, session: Session) -> Evidence:

@@ -51,6 +51,13 @@ def choose(seen: Sequence[Seen], at: Sequence[int], *, every_step: bool, ended: 
     return _of_each_kind(keys, stepped)
 
 
+def fitting(points: Sequence[Point], most: int) -> list[Point]:
+    """At most `most` of `points`, evenly spread."""
+    if len(points) <= most:
+        return list(points)
+    return [points[(2 * number + 1) * len(points) // (2 * most)] for number in range(most)]
+
+
 def _named(stepped: Sequence[Key], at: Sequence[int]) -> list[Point]:
     by_step = {key.step: key for key in reversed(stepped)}
     missing = [step for step in at if step not in by_step]

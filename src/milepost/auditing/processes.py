@@ -29,6 +29,8 @@ GRACE = 60.0
 """Seconds beyond its limit after which a process is killed: it ends by itself at the first moment that is observed."""
 SLOWER, SPARE = 5.0, 120.0
 """How much slower than the first process, and how many seconds more, another one may be before it is killed."""
+OF_FREE = 0.8
+"""The part of the free space that is used."""
 MOST_FILES, LARGEST_COPY = 50_000, 1 << 30
 _PASSED_BY = {".git", "__pycache__", ".venv", "node_modules", ".mypy_cache", ".ruff_cache", ".pytest_cache"}
 
@@ -117,6 +119,8 @@ class Bench:
         copy_cwd: give every process a copy of that.
         environment: theirs.
         seconds: that the first process may take.
+        space: bytes that all scratch may take; None for most of what is free.
+        keep: remove nothing of it.
         launch: starts one.
     """
 
@@ -129,16 +133,26 @@ class Bench:
         copy_cwd: bool,
         environment: Mapping[str, str],
         seconds: float,
+        space: int | None,
+        keep: bool,
         launch: Launch,
     ) -> None:
         self.command, self.cwd, self.scratch = list(command), cwd, scratch
         self._copy_cwd, self._environment, self._launch = copy_cwd, environment, launch
         self.seconds = seconds
+        self._keep = keep
+        self.space = int(OF_FREE * shutil.disk_usage(scratch).free) if space is None else space
+        """Bytes that all scratch may take."""
         self._limit = seconds + GRACE
 
     def folder(self, name: str) -> Path:
         """The scratch folder of process `name`."""
         return self.scratch / name
+
+    def clear(self, name: str) -> None:
+        """Process `name` was compared: its scratch is not needed any more."""
+        if not self._keep:
+            shutil.rmtree(self.folder(name), ignore_errors=True)
 
     def run(self, name: str, spec: Spec | None = None, environment: Mapping[str, str] | None = None) -> Ran:
         """Run the command once, to its end or to where `spec` ends it. How long the others may take follows from how long the

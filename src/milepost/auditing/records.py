@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,8 +18,8 @@ from milepost.core.leaves import Leaf
 
 SAMPLE = 4096
 """Elements of a tensor that are kept, evenly spread, so that a difference can be told in numbers."""
-MOST_SAMPLES = 1 << 29
-"""Bytes of samples that a process keeps."""
+MOST_SAMPLES, OF_FREE = 1 << 29, 20
+"""Bytes of samples that a process keeps, and into which part of the free space they have to fit."""
 TEXT = 200
 
 
@@ -51,7 +52,8 @@ class Batch(msgspec.Struct, array_like=True):
 
 class Seen(msgspec.Struct, omit_defaults=True):
     """What was seen at one moment: path -> digest. `batches` came since the moment before; `under_way` is the last batch of every
-    loop; `opaque` could not be looked into; `kinds` says what the script's objects are, where they are first seen."""
+    loop; `opaque` could not be looked into; `kinds` says what the script's objects are, where they are first seen; `size` is
+    that of the state in bytes."""
 
     key: Key
     state: dict[str, str] = {}
@@ -62,6 +64,7 @@ class Seen(msgspec.Struct, omit_defaults=True):
     under_way: dict[str, dict[str, str]] = {}
     opaque: list[str] = []
     kinds: dict[str, str] = {}
+    size: int = 0
 
 
 class Head(msgspec.Struct, omit_defaults=True):
@@ -79,6 +82,8 @@ class Log:
     def __init__(self, path: Path, head: Head) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self.size = 0
+        """Bytes that were written."""
         self._write(head)
 
     def write(self, seen: Seen) -> None:
@@ -87,6 +92,7 @@ class Log:
 
     def _write(self, one: msgspec.Struct) -> None:
         line = msgspec.json.encode(one) + b"\n"
+        self.size += len(line)
         while line:
             line = line[os.write(self._fd, line) :]
 
@@ -129,10 +135,11 @@ class Samples:
         self._data, self._index = path.with_suffix(".bin").open("wb"), path.with_suffix(".index").open("wb")
         self._known: set[str] = set()
         self._offset = 0
+        self._most = min(MOST_SAMPLES, shutil.disk_usage(path.parent).free // OF_FREE)
 
     def put(self, digest: str, leaf: Leaf) -> None:
         """Keep `leaf`, unless it is kept already or there is too much."""
-        if digest in self._known or self._offset > MOST_SAMPLES:
+        if digest in self._known or self._offset > self._most:
             return
         self._known.add(digest)
         one = Index(digest, leaf.kind)

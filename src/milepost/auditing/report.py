@@ -19,6 +19,8 @@ class Verdict(StrEnum):
     EXACT = "exact"
     NOT_EXACT = "not exact"
     INCOMPLETE = "incomplete"
+    LEFT_OUT = "left out"
+    """Of a point that nobody asked for by name, and that there was no room for."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class Report:
     def __str__(self) -> str:
         lines = [f"{str(self.verdict).upper()}: {' '.join(self.command)}"]
         for row in self.rows:
-            if row.verdict is Verdict.INCOMPLETE:
+            if row.verdict in (Verdict.INCOMPLETE, Verdict.LEFT_OUT):
                 lines.append(f"{row.name}: not answered: {row.note}")
             elif row.verdict is Verdict.NOT_EXACT:
                 lines.append(f"{row.name}: differs at {row.where} ({row.aspect})")

@@ -72,7 +72,11 @@ class Resumption:
             return open_(place, taken.why_not)
         if not self._kill:
             self._prepare(name, taken)
-        return self._compare(name, taken, place)
+        try:
+            return self._compare(name, taken, place)
+        finally:
+            self._bench.clear(name)
+            self._bench.clear(f"{name}-again")
 
     def _compare(self, name: str, taken: Taken, place: Place) -> Row:
         """Start the script again in the scratch called `name`, and compare it."""

@@ -9,6 +9,8 @@ import xxhash
 
 from milepost.auditing.records import Key
 
+MOST_LOG = 1 << 28
+"""Bytes that the first process may write down before it is ended, as when its time is over."""
 EARLY = "ended-early"
 """The file in the folder of logs that says that the script was ended before its time."""
 

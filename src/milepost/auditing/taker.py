@@ -18,6 +18,9 @@ from milepost.auditing.spec import Spec
 from milepost.pipeline.persist import Pending
 from milepost.training.session import Session
 
+MARGIN = 2
+"""Nothing is saved unless so many times its size are free."""
+
 
 class Taken(msgspec.Struct, omit_defaults=True):
     """One checkpoint that was put aside: for the points `wanted`, at the moment `at`, in `folder`; or why it was not."""
@@ -44,13 +47,20 @@ class Taker:
         """The last moment."""
         self._pending: tuple[Pending, Taken] | None = None
 
-    def passed(self, session: Session, key: Key) -> None:
-        """The run stands at `key`: ask for a save if one is wanted there, or still."""
+    def passed(self, session: Session, key: Key, size: int) -> None:
+        """The run, whose state has `size` bytes, stands at `key`: ask for a save if one is wanted there, or still."""
         self.collect(session)
         self._at = key
         if key in self._spec.points and session.progress.attempt == 1:
             self._wanted.append(key)
-        if self._wanted:
+        if not self._wanted:
+            return
+        free = shutil.disk_usage(self._spec.runs).free
+        if free < MARGIN * size:
+            why = f"{free >> 20} MiB are free where the scratch is, too little for a state of {size >> 20} MiB"
+            self._write(Taken(self._wanted, key, "", why))
+            self._wanted = []
+        else:
             session.want_save()
 
     def saved(self, pending: Pending) -> None:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from milepost.auditing.causes import UNKNOWN, Cause, causes
 from milepost.auditing.compare import Leaf, Pair, Parting, Suspect
+from milepost.auditing.points import Point
 from milepost.auditing.records import Kept, Key, how_much
 from milepost.auditing.report import Difference, Report, Row, Verdict
 
@@ -77,6 +78,12 @@ def failed(place: Place, error: str) -> Row:
 def open_(place: Place, why: str, compared: int = 0) -> Row:
     """The row of a point for which the question stays open."""
     return Row(place.title, place.label, place.at, compared, Verdict.INCOMPLETE, note=why)
+
+
+def left_out(point: Point, why: str, *, named: bool) -> Row:
+    """The row of a point that there was no room for; `named`: the person had asked for it."""
+    verdict = Verdict.INCOMPLETE if named else Verdict.LEFT_OUT
+    return Row(f"resumed after {point.key}", point.label, point.key, 0, verdict, note=why)
 
 
 def remarks_beside(rows: Sequence[Row], remarks: Sequence[str]) -> tuple[str, ...]:

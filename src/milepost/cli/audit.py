@@ -15,7 +15,7 @@ from milepost.core.text import safe
 if TYPE_CHECKING:
     from milepost.auditing.report import Report, Row
 
-_COLOURS = {"exact": "green", "not exact": "red", "incomplete": "yellow"}
+_COLOURS = {"exact": "green", "not exact": "red", "incomplete": "yellow", "left out": "yellow"}
 
 
 def audit(
@@ -41,6 +41,10 @@ def audit(
     seconds: Annotated[
         float, typer.Option("--seconds", metavar="S", help="Compare what a process does within so many seconds.")
     ] = 300.0,
+    space: Annotated[
+        float | None,
+        typer.Option("--space", metavar="GIB", help="Let scratch take so much; else most of what is free.", min=0),
+    ] = None,
     scratch: Annotated[
         Path | None,
         typer.Option("--scratch", metavar="DIR", help="Keep the scratch of all processes in this new folder."),
@@ -89,6 +93,7 @@ def audit(
             every_step=every_step,
             workers=workers,
             seconds=seconds,
+            space=None if space is None else int(space * (1 << 30)),
             copy_cwd=copy_cwd,
             keep=scratch,
             say=lambda text: progress.show(safe(text)),
@@ -140,7 +145,7 @@ def _result(row: Row) -> str:
 def _say_row(row: Row, told: set[str]) -> None:
     from milepost.auditing.report import SHOWN
 
-    if row.verdict == "incomplete":
+    if row.verdict in ("incomplete", "left out"):
         say(f"\n{safe(row.name)}: not answered: {safe(row.note)}")
         return
     say(f"\n{safe(row.name)}: differs at {safe(str(row.where))}, {row.aspect}")
