@@ -125,7 +125,9 @@ def test_a_process_that_hangs_is_ended_and_not_called_exact(
     monkeypatch.setattr(processes, "SPARE", 2.0)
     report = job("run.resumed_from and run.progress.step > 8 and __import__('time').sleep(600)", at=[7])
     assert (report.verdict, report.exit_code) == (Verdict.INCOMPLETE, 3)
-    assert re.search(r"it was ended after \d+ s, at step 8 \(epoch 1, batch 3\); nothing differed", report.rows[1].note)
+    assert re.search(
+        r"the process was ended after \d+ s, at step 8 \(epoch 1, batch 3\); nothing differed", report.rows[1].note
+    )
 
 
 def test_nothing_that_the_script_started_outlives_the_audit(job: Callable[..., Report], tmp_path: Path) -> None:
@@ -190,6 +192,37 @@ def test_it_does_no_harm(job: Callable[..., Report], tmp_path: Path) -> None:
     assert set(tmp_path.rglob("*")) - before.keys() == {tmp_path / "train.py"}
     assert (run / "milepost.json").read_text() == "nonsense"
     assert report.files == ()
+
+
+def test_whoever_names_the_run_means_the_one_in_scratch(job: Callable[..., Report], tmp_path: Path) -> None:
+    """In Python, before the run is opened there too, and in commands that the script starts."""
+    run = tmp_path / "runs/job"
+    run.mkdir(parents=True)
+    (run / "milepost.json").write_text("nonsense")
+    (tmp_path / "link").symlink_to("runs")
+    early = """
+import subprocess, sys, milepost
+try:
+    print("found", milepost.open("link/job"))
+except milepost.errors.MilepostError:
+    pass
+"""
+    command = "subprocess.run([sys.executable, '-m', 'milepost', 'ls', 'runs/job'], check=True)"
+    late = f"run.progress.step == 8 and not run.resumed_from and {command}"
+    report = job(late, script=early + SCRIPT + "\nprint(milepost.open('runs/job@best')['w'])", at=[7])
+    assert report.verdict is Verdict.EXACT
+    assert report.remarks == (
+        "the script reads a checkpoint of its own run, after step 15 (epoch 2 ended): what follows was not compared",
+    )
+    assert (run / "milepost.json").read_text() == "nonsense"
+    assert len(list(run.iterdir())) == 1
+
+
+def test_a_save_that_the_script_asks_for(job: Callable[..., Report]) -> None:
+    assert job("assert run.save().done() in (True, False)", at=[7]).rows[1].compared == 14
+    report = job("run.progress.step == 9 and run.save().result()", at=[7])
+    assert report.verdict is Verdict.EXACT
+    assert "after step 8 (epoch 1, batch 3): what follows was not compared" in report.remarks[0]
 
 
 def test_files_that_the_script_writes_are_told_or_kept_apart(job: Callable[..., Report], tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,18 @@ import msgspec
 
 from milepost.auditing.evidence import Evidence
 from milepost.auditing.records import Batch, Head, Key, Log, Samples, Seen, digest_of
-from milepost.auditing.spec import EARLY, MOST_LOG, Spec, scratch_name
+from milepost.auditing.spec import EARLY, MOST_LOG, Spec
 from milepost.auditing.taker import Taker
 from milepost.core.leaves import Leaf, fingerprint, leaves
 from milepost.errors import MilepostError
 from milepost.folder.retention import Keep
+from milepost.folder.run import Listed
+from milepost.ops.redirected import VARIABLE, on_read, scratch_name
 from milepost.pipeline.persist import Pending
 from milepost.training.session import Session
-from milepost.training.watching import VARIABLE, Opening
+from milepost.training.watching import Opening
 
+_TOO_MUCH = f"the script was ended since more than {MOST_LOG >> 20} MiB were written down about it"
 LAST = 3
 """Checkpoints that an audited run keeps at least, beside those that are put aside."""
 LARGE = 1 << 16
@@ -34,6 +37,25 @@ LARGE = 1 << 16
 
 class Ended(SystemExit):
     """The script is ended here: what was to be seen was seen."""
+
+
+class Unsaved(Pending):
+    """A save that was asked for while saving is switched off."""
+
+    def __init__(self, step: int, on_read: Callable[[], None]) -> None:
+        super().__init__(step)
+        self._on_read = on_read
+
+    def done(self) -> bool:
+        """It is as good as done."""
+        return True
+
+    def result(self, timeout: float | None = None) -> Listed:
+        """There is nothing to look at."""
+        self._on_read()
+        raise TimeoutError(
+            f"step {self.step} is not saved: `milepost audit` runs this process with saving switched off"
+        )
 
 
 class Observer:
@@ -48,15 +70,16 @@ class Observer:
         self._beside: list[tuple[str, Any]] = []
         self._ended = False
         self._loaders_watched = False
+        on_read.append(self._read)
 
     def open(self, asked: Opening) -> Opening:
         """Redirect the run into scratch; the script's own policy is put aside."""
-        place = os.path.abspath(asked.directory)
+        place = os.path.realpath(asked.directory)
         scratch = os.path.join(self._spec.runs, scratch_name(place, self._spec.cwd))
         os.makedirs(os.path.dirname(scratch), exist_ok=True)
         keep = asked.keep or Keep()
         elsewhere = "/" in asked.resume or "@" in asked.resume
-        if elsewhere and os.path.abspath(asked.resume.partition("@")[0]) == place:
+        if elsewhere and os.path.realpath(asked.resume.partition("@")[0]) == place:
             elsewhere = False
         if place not in self._runs:
             self._runs[place] = Watched(self._spec, place, scratch)
@@ -89,23 +112,36 @@ class Observer:
             return
         spec = self._spec
         over = key == spec.end or (spec.steps is not None and key.step >= spec.steps)
-        late = self._until is not None and (time.monotonic() > self._until or self._of(session).written > MOST_LOG)
+        late = self._too_late or (spec.seconds is not None and self._of(session).written > MOST_LOG)
         if over or late:
             self._of(session).taker.collect(session)
-            self._end(early=not over)
+            self._end("" if over else f"the script was ended after {spec.seconds:g} s" if self._too_late else _TOO_MUCH)
 
     def saved(self, session: Session, pending: Pending) -> None:
         """A checkpoint is taken where the script was seen last."""
         self._of(session).taker.saved(pending)
 
+    def unsaved(self, session: Session, step: int) -> Pending:
+        """A checkpoint would be taken: as long as the script does not look at it, it has it."""
+        return Unsaved(step, self._read)
+
     def goes_back(self, session: Session) -> None:
         """Without checkpoints there is nothing to go back to: what comes after that is not compared."""
-        if not self.saves:
-            self._end(early=True)
+        self._read()
 
-    def _end(self, *, early: bool) -> None:
+    def _read(self) -> None:
+        """The script reads what it has saved: the same."""
+        if not self.saves and any(one.begun for one in self._runs.values()):
+            self._end("the script reads a checkpoint of its own run")
+
+    @property
+    def _too_late(self) -> bool:
+        return self._until is not None and time.monotonic() > self._until
+
+    def _end(self, early: str) -> None:
+        """End the script; `early` says why, if that is before its time."""
         if early:
-            Path(self._spec.log, EARLY).touch()
+            Path(self._spec.log, EARLY).write_text(early, "utf-8")
         self._ended = True
         raise Ended(0)
 
@@ -142,6 +178,11 @@ class Watched:
         self._opaque: list[str] = []
         self._evidence: Evidence | None = None
         self.taker = Taker(spec, scratch)
+
+    @property
+    def begun(self) -> bool:
+        """Whether it was seen at some moment."""
+        return bool(self._seen)
 
     @property
     def written(self) -> int:

@@ -16,12 +16,12 @@ from typing import NamedTuple
 import msgspec
 
 from milepost.auditing.records import Head, Seen, read_log
-from milepost.auditing.spec import Spec
+from milepost.auditing.spec import EARLY, Spec
 from milepost.auditing.taker import Taken
 from milepost.errors import AuditError
 from milepost.folder import names
 from milepost.folder.attempts import Record
-from milepost.training.watching import VARIABLE
+from milepost.ops.redirected import LOOKED, OWN, VARIABLE
 
 TIMED_OUT = 124
 """What `launch` returns for a process that took too long, as timeout(1) does."""
@@ -85,19 +85,36 @@ class Ran(NamedTuple):
     saved: Path
 
     @property
+    def early(self) -> str:
+        """Why it was ended before the script had, if it was."""
+        told = self.runs.with_name("log") / EARLY
+        return told.read_text("utf-8") if told.exists() else self.cut if self.timed_out else ""
+
+    @property
+    def reads_own(self) -> bool:
+        """Whether saving was off, and the script read what it would have saved."""
+        return self.runs.with_name(OWN).exists()
+
+    @property
+    def looked_at(self) -> set[str]:
+        """Names of runs that were read where they really stand."""
+        folder = self.runs.with_name(LOOKED)
+        return {path.name for path in folder.iterdir()} if folder.exists() else set()
+
+    @property
     def timed_out(self) -> bool:
         """Whether it was killed since it took too long."""
         return self.code == TIMED_OUT
 
     @property
     def failed(self) -> bool:
-        """Whether it ended with an error."""
-        return self.code not in (0, TIMED_OUT)
+        """Whether it ended with an error. Where saving was off and a child of the script read what is not there, it may."""
+        return self.code not in (0, TIMED_OUT) and not (self.reads_own and any(seen for _, seen in self.logs))
 
     @property
     def cut(self) -> str:
         """That it was killed, in words."""
-        return f"it was ended after {self.limit:.0f} s"
+        return f"the process was ended after {self.limit:.0f} s"
 
     def error(self) -> str:
         """The error it ended with, as far as it was printed."""
@@ -144,14 +161,16 @@ class Bench:
         self.space = int(OF_FREE * shutil.disk_usage(scratch).free) if space is None else space
         """Bytes that all scratch may take."""
         self._limit = seconds + GRACE
+        self.known: set[str] = set()
+        """Names in scratch of the runs that the script opens."""
 
     def folder(self, name: str) -> Path:
         """The scratch folder of process `name`."""
         return self.scratch / name
 
-    def clear(self, name: str) -> None:
-        """Process `name` was compared: its scratch is not needed any more."""
-        if not self._keep:
+    def clear(self, name: str, *, always: bool = False) -> None:
+        """Remove the scratch of process `name`, which is not needed any more; if all is kept, only with `always`."""
+        if always or not self._keep:
             shutil.rmtree(self.folder(name), ignore_errors=True)
 
     def run(self, name: str, spec: Spec | None = None, environment: Mapping[str, str] | None = None) -> Ran:
@@ -164,12 +183,13 @@ class Bench:
             environment: changes to the person's.
         """
         here = self.folder(name)
-        cwd = self._own_cwd(here)
+        cwd = self._own_cwd(here).resolve()
         spec = msgspec.structs.replace(
             spec or Spec("", "", ""), runs=str(here / "runs"), log=str(here / "log"), cwd=str(cwd)
         )
+        spec.known = sorted(self.known)
         if spec.saved is not None:
-            spec = msgspec.structs.replace(spec, saved=str(here / "saved"))
+            spec.saved = str(here / "saved")
         (here / "runs").mkdir(parents=True, exist_ok=True)
         (here / "spec.json").write_bytes(msgspec.json.encode(spec))
         output = here / "output.txt"
@@ -181,6 +201,7 @@ class Bench:
         logs = [
             read_log(path) for path in sorted((here / "log").glob("*.jsonl"), key=lambda path: path.stat().st_mtime)
         ]
+        self.known |= {os.path.basename(head.scratch) for head, _ in logs}
         return Ran(name, code, limit, logs, output, here / "runs", here / "saved")
 
     def prepare(self, name: str, run: str, source: Ran, taken: Sequence[Taken]) -> None:

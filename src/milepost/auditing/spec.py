@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-
 import msgspec
-import xxhash
 
 from milepost.auditing.records import Key
 
@@ -21,7 +18,7 @@ class Spec(msgspec.Struct, omit_defaults=True):
     `runs` holds scratch run directories, `log` takes what is written down, `points` is where to save (into `saved`; None switches
     saving off), `end` is the moment after which the script is ended, or the number of steps, `seconds` how long it may take;
     `kill` ends the process by SIGKILL as soon as the first of `points` is saved; `workers` is how many every loader has, whatever
-    the script says.
+    the script says; `known` are the names in `runs` that the script is known to use (see `milepost.ops.redirected`).
     """
 
     runs: str
@@ -34,9 +31,4 @@ class Spec(msgspec.Struct, omit_defaults=True):
     seconds: float | None = None
     kill: bool = False
     workers: int | None = None
-
-
-def scratch_name(place: str, cwd: str) -> str:
-    """The name of the scratch directory for the run at `place`, the same in every process and copy of `cwd`."""
-    known_as = os.path.relpath(place, cwd) if place.startswith(cwd + os.sep) else place
-    return f"{os.path.basename(place)}-{xxhash.xxh3_64_hexdigest(known_as.encode())[:8]}"
+    known: list[str] = []

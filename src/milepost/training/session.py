@@ -361,7 +361,7 @@ class Session:
                 + "); keep constants and counters in run.vars",
             )
         if self._watcher is not None and not self._watcher.saves:
-            return None
+            return self._watcher.unsaved(self, position.step)
         cost = self._cost.save_begins()
         if cost is not None:
             self._due.cost(cost)
