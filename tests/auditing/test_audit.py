@@ -165,6 +165,33 @@ def test_a_disk_that_fills_up_meanwhile(job: Callable[..., Report]) -> None:
     assert "are free where the scratch is, too little for a state of" in report.rows[1].note
 
 
+GATHERS = """
+import torch
+import milepost
+
+torch.manual_seed(0)
+model = torch.nn.Linear(3, 1)
+optimizer, batches_seen = torch.optim.SGD(model.parameters(), 0.1), 0
+with milepost.Checkpointer("runs/job", model=model, optimizer=optimizer, progress=False) as run:
+    for _ in run.epochs(2):
+        for number, batch in enumerate(run.batches(torch.arange(36.0).reshape(12, 3)), run.progress.batch + 1):
+            model(batch).square().sum().backward()
+            {step}
+            if number % 4 == 0:
+                optimizer.step()
+                optimizer.zero_grad()
+            run.step()
+"""
+
+
+def test_gradients_that_are_gathered_are_compared(job: Callable[..., Report]) -> None:
+    assert job(script=GATHERS, at=[2]).verdict is Verdict.EXACT
+    row = job("batches_seen += 1; model.bias.grad.add_(batches_seen)", script=GATHERS, at=[2]).rows[1]
+    assert (row.verdict, row.aspect, row.where.step if row.where else 0) == ("not exact", "gradients", 2)
+    assert row.differences[0].path.startswith("gradients/optimizer/")
+    assert "`batches_seen` is carried from step to step" in row.causes[0].text
+
+
 def test_a_fault_and_how_it_is_told(job: Callable[..., Report], tmp_path: Path) -> None:
     report = job("count += 1; run['w'][0] += count", at=[7])
     assert (report.verdict, report.exit_code) == (Verdict.NOT_EXACT, 1)

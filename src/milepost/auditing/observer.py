@@ -218,6 +218,7 @@ class Watched:
             key,
             state=self._digests(state),
             rng=self._digests(leaves(session.rng.capture(), "rng")),
+            gradients=self._digests(leaves(session.gathered(), "gradients")),
             metrics={name: repr(value) for name, value in session.metrics.read().items()},
             script=script,
             batches=self._batches,

@@ -58,6 +58,7 @@ class Seen(msgspec.Struct, omit_defaults=True):
     key: Key
     state: dict[str, str] = {}
     rng: dict[str, str] = {}
+    gradients: dict[str, str] = {}
     metrics: dict[str, str] = {}
     script: dict[str, str] = {}
     batches: list[Batch] = []

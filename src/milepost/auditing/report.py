@@ -36,8 +36,8 @@ class Row:
     """One comparison: the uninterrupted script against another process.
 
     `name` says which ("resumed after step 3", "without saving"), `at` is the point, `compared` how many moments were. Where they
-    part, `where` is the first moment that differs, `aspect` what (place, batches, rng, state, metrics), `differences` which
-    leaves, `expected` and `found` what else there is to say, `causes` the likely ones.
+    part, `where` is the first moment that differs, `aspect` what (place, batches, rng, state, gradients, metrics), `differences`
+    which leaves, `expected` and `found` what else there is to say, `causes` the likely ones.
     """
 
     name: str

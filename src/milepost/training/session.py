@@ -117,9 +117,13 @@ class Session:
             "rng": self.rng.capture(),
             "data": dict(data),
             "vars": self.vars,
-            "gradients": self.saver.gradients() if self._accumulating else {},
+            "gradients": self.gathered(),
             "best": self.best.capture(),
         }
+
+    def gathered(self) -> dict[str, Any]:
+        """The gradients that wait for an optimizer step, by item; those of a step that was made mean nothing."""
+        return self.saver.gradients() if self._accumulating else {}
 
     def _take_own(self, own: Mapping[str, Any]) -> None:
         where = own["progress"]
