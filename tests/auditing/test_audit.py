@@ -352,8 +352,27 @@ def test_the_environment_is_only_for_the_processes(job: Callable[..., Report]) -
     assert "MILEPOST_AUDIT" not in os.environ
 
 
-def test_other_numbers_of_workers(tmp_path: Path) -> None:
-    (tmp_path / "train.py").write_text("""
+SPLITS = """
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+import milepost
+
+class Numbers(IterableDataset):
+    def __iter__(self):
+        info = get_worker_info()
+        yield from range(info.id, 12, info.num_workers) if info else range(12)
+
+loader = DataLoader(Numbers(), 2)
+with milepost.Checkpointer("runs/job", w=torch.zeros(2), progress=False) as run:
+    for _ in run.epochs(1):
+        for batch, other in zip(run.batches(loader, replay=True), run.batches(np.arange(9.0), name="beside")):
+            run.step(w=run["w"] * 2 + batch + other)
+"""
+
+
+def test_other_numbers_of_workers(job: Callable[..., Report]) -> None:
+    script = """
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 import milepost
@@ -364,7 +383,23 @@ with milepost.Checkpointer("runs/job", w=torch.zeros(4), progress=False) as run:
     for _ in run.epochs(2):
         for (batch,) in run.batches(loader):
             run.step(w=run["w"] * 2 + batch)
-""")
-    report = audit([sys.executable, "train.py"], cwd=tmp_path, at=[2], workers=2)
-    assert report.rows[-1].name == "with 2 workers in every loader"
+"""
+    report = job(script=script, at=[2], workers=2)
+    row = report.rows[-1]
+    assert (row.name, row.verdict, row.compared) == ("with 2 workers in every loader", "exact", 12)
     assert report.verdict is Verdict.EXACT
+
+
+def test_workers_that_there_are_none_of(job: Callable[..., Report]) -> None:
+    report = job(at=[7], workers=2)
+    row = report.rows[-1]
+    assert (row.verdict, row.compared, report.verdict) == ("left out", 0, "exact")
+    assert "no loop of milepost reads a DataLoader" in row.note
+
+
+def test_data_that_depends_on_the_number_of_workers(job: Callable[..., Report]) -> None:
+    report = job(script=SPLITS, at=[2], workers=3)
+    row = report.rows[-1]
+    assert (row.verdict, row.aspect) == ("not exact", "batches")
+    assert "depends on the number of workers" in row.causes[0].text
+    assert "beside read no DataLoader" in report.remarks[0]

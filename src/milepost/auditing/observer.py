@@ -17,9 +17,10 @@ import msgspec
 
 from milepost.auditing.evidence import Evidence
 from milepost.auditing.records import Batch, Head, Key, Log, Samples, Seen, digest_of
-from milepost.auditing.spec import EARLY, MOST_LOG, Spec
+from milepost.auditing.spec import EARLY, LOOPS, MOST_LOG, Spec
 from milepost.auditing.taker import Taker
 from milepost.core.leaves import Leaf, fingerprint, leaves
+from milepost.core.paths import escape
 from milepost.errors import MilepostError
 from milepost.folder.retention import Keep
 from milepost.folder.run import Listed
@@ -70,6 +71,7 @@ class Observer:
         self._beside: list[tuple[str, Any]] = []
         self._ended = False
         self._loaders_watched = False
+        self._loops: set[str] = set()
         on_read.append(self._read)
 
     def open(self, asked: Opening) -> Opening:
@@ -98,6 +100,12 @@ class Observer:
     def handed(self, session: Session, loop: str, batch: Any) -> None:
         """A batch is handed out."""
         self._of(session).handed(loop, batch)
+        if self._spec.workers is not None and loop not in self._loops:
+            self._loops.add(loop)
+            kind = "workers" if _has_workers(session.loops.loader(loop)) else "others"
+            told = Path(self._spec.log, LOOPS, kind)
+            told.mkdir(parents=True, exist_ok=True)
+            told.joinpath(escape(loop)).touch()
 
     def observe(self, session: Session, asker: str) -> None:
         """Write down what is here, and end the script where it is to end."""
@@ -259,6 +267,14 @@ class Watched:
         digest = digest_of(leaf)
         self._samples.put(digest, leaf)
         return digest
+
+
+def _has_workers(loader: object) -> bool:
+    if "torch" not in sys.modules:
+        return False
+    from milepost.torch.watching import is_loader
+
+    return is_loader(loader)
 
 
 def _own_objects(value: Any, path: str) -> Mapping[str, Any] | None:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import msgspec
 
 from milepost.auditing.records import Head, Seen, read_log
-from milepost.auditing.spec import EARLY, Spec
+from milepost.auditing.spec import EARLY, LOOPS, Spec
 from milepost.auditing.taker import Taken
 from milepost.errors import AuditError
 from milepost.folder import names
@@ -94,6 +94,11 @@ class Ran(NamedTuple):
     def reads_own(self) -> bool:
         """Whether saving was off, and the script read what it would have saved."""
         return self.runs.with_name(OWN).exists()
+
+    def loops(self, kind: str) -> list[str]:
+        """Names of loops that read a loader with workers ("workers"), or something else ("others")."""
+        folder = self.runs.with_name("log") / LOOPS / kind
+        return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
     @property
     def looked_at(self) -> set[str]:

@@ -8,6 +8,8 @@ from milepost.auditing.records import Key
 
 MOST_LOG = 1 << 28
 """Bytes that the first process may write down before it is ended, as when its time is over."""
+LOOPS = "loops"
+"""Folders in that of logs with the names of the loops that read a loader with workers, or something else."""
 EARLY = "ended-early"
 """The file in the folder of logs that says that the script was ended before its time."""
 

@@ -105,6 +105,12 @@ class Uninterrupted:
         pair = Pair.align(self.free, other)
         name = f"with {workers} workers in every loader"
         parting = pair.parting(ends=False, unseeded=LIBRARIES)
+        read, not_read = ran.loops("workers"), ran.loops("others")
+        if parting is None and not read:
+            note = "nothing to compare: no loop of milepost reads a DataLoader"
+            return Row(name, "", None, 0, Verdict.LEFT_OUT, note=note)
+        if not_read:
+            self._remark(f"{' and '.join(not_read)} read no DataLoader: --workers says nothing of what they read with")
         if parting is None and ran.timed_out:
             return Row(name, "", None, len(other), Verdict.INCOMPLETE, note=f"{ran.cut}, at {other[-1].key}")
         if parting is None:

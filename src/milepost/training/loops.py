@@ -80,6 +80,11 @@ class Loops:
         self._feeds[name] = (loader, made)
         return made, True
 
+    def loader(self, name: str) -> object:
+        """What is read under `name`, as the script gave it."""
+        known = self._feeds.get(name)
+        return known[0] if known is not None else None
+
     def untracked(self, loader: Iterable[Any]) -> Iterable[Any]:
         """`loader` as it is to be iterated over where no position is kept; the same from pass to pass."""
         known = self._untracked.get(id(loader))
