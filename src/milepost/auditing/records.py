@@ -202,7 +202,7 @@ def how_much(kept: Kept, before: str | None, now: str | None) -> str | None:
     one, other = kept.values(before), kept.values(now)
     if one is None or other is None or one.shape != other.shape:
         texts = kept.text(before), kept.text(now)
-        return f"{texts[0] or 'absent'}, then {texts[1] or 'absent'}" if any(texts) else None
+        return f"expected {texts[0] or 'nothing'}, found {texts[1] or 'nothing'}" if any(texts) else None
     if one.dtype == np.bool_ or one.dtype.kind not in "iufcV":
         return f"{int((one != other).sum())} of {one.size} elements looked at"
     wide = np.complex128 if one.dtype.kind == "c" else np.float64

@@ -53,6 +53,47 @@ class Row:
     causes: tuple[Cause, ...] = ()
     note: str = ""
 
+    @property
+    def result(self) -> str:
+        """The verdict in a table's cell."""
+        match self.verdict:
+            case Verdict.NOT_EXACT:
+                return f"differs at step {self.where.step}: {self.aspect}" if self.where is not None else "differs"
+            case Verdict.EXACT if self.where is not None:
+                return "differs, by chance"
+            case Verdict.INCOMPLETE:
+                return "not answered"
+            case verdict:
+                return str(verdict)
+
+
+@dataclass
+class Finding:
+    """One kind of difference: the first row that has it, all rows that have it, and those of its causes that no finding before it
+    had."""
+
+    row: Row
+    also: list[Row]
+    new: list[Cause] = field(default_factory=list)
+
+    @property
+    def title(self) -> str:
+        """Which process differs, where, and in what."""
+        return f"{self.row.name} differs at {self.row.where}: {self.row.aspect}"
+
+    def details(self) -> list[str]:
+        """What differs, and why, a line each."""
+        row = self.row
+        lines = [f"likewise {', '.join(one.name for one in self.also[1:])}"] if len(self.also) > 1 else []
+        if row.expected or row.found:
+            lines.append(f"expected {row.expected}, found {row.found}")
+        shown = () if row.aspect == "metrics" else row.differences[:SHOWN]
+        lines += [f"{one.path}: {one.how_much or 'differs'}" for one in shown]
+        if len(row.differences) > SHOWN:
+            lines.append(f"and {len(row.differences) - SHOWN} more")
+        lines += [f"cause: {cause.text}" for cause in self.new]
+        return lines if self.new or not row.causes else [*lines, "cause: as above"]
+
 
 @dataclass(frozen=True)
 class Report:
@@ -79,18 +120,30 @@ class Report:
 
     def __str__(self) -> str:
         lines = [f"{str(self.verdict).upper()}: {' '.join(self.command)}"]
-        for row in self.rows:
-            if row.verdict in (Verdict.INCOMPLETE, Verdict.LEFT_OUT):
-                lines.append(f"{row.name}: not answered: {row.note}")
-            elif row.verdict is Verdict.NOT_EXACT:
-                lines.append(f"{row.name}: differs at {row.where} ({row.aspect})")
-                if row.expected or row.found:
-                    lines.append(f"  expected {row.expected}, found {row.found}")
-                lines += [f"  {one.path}: {one.how_much or 'differs'}" for one in row.differences[:SHOWN]]
-                lines += [f"  cause: {cause.text}" for cause in row.causes]
+        for one in self.findings():
+            lines += [one.title, *(f"  {text}" for text in one.details())]
+        lines += [f"{row.name}: {row.result}: {row.note}" for row in self.rows if row.note]
         lines += [f"note: {text}" for text in self.remarks]
         lines += [f"could not be observed: {text}" for text in self.unseen]
         return "\n".join(lines)
+
+    def findings(self) -> list[Finding]:
+        """What is not exact, each kind once."""
+        found: dict[Any, Finding] = {}
+        for row in self.rows:
+            if row.verdict is Verdict.NOT_EXACT:
+                kind = (row.aspect, tuple(one.path for one in row.differences), row.causes)
+                found.setdefault(kind, Finding(row, [])).also.append(row)
+        told: set[Cause] = set()
+        for one in found.values():
+            one.new = [cause for cause in one.row.causes if cause not in told]
+            told |= set(one.row.causes)
+        return list(found.values())
+
+    @property
+    def moments(self) -> int:
+        """How many moments were compared after restarts."""
+        return sum(row.compared for row in self.rows if row.at is not None)
 
     @property
     def exit_code(self) -> int:
