@@ -283,6 +283,7 @@ def test_an_end_before_the_script_has_ended(job: Callable[..., Report]) -> None:
     [
         ("raise ZeroDivisionError", {}, AuditError, "the script fails by itself"),
         ("pass", {"at": [99]}, ScriptError, "there is no step 99 to resume from"),
+        ("pass", {"steps": 0}, ScriptError, "steps= is how many to compare"),
     ],
 )
 def test_what_cannot_be_answered(

@@ -76,6 +76,8 @@ def audit(
     command = command_for(script) if callable(script) else list(script)
     if not command:
         raise ScriptError("there is no command to audit", hint="milepost audit -- python train.py")
+    if steps is not None and steps < 1:
+        raise ScriptError("steps= is how many to compare", expected="at least 1", found=steps)
     started = time.monotonic()
     where = Path.cwd() if cwd is None else Path(cwd)
     before = files_in(where)

@@ -95,7 +95,6 @@ class Uninterrupted:
             return parted(name, label, None, parting, [Cause("", text)], kept, Verdict.NOT_EXACT)
         note = f"two uninterrupted runs differ as well, from {chance.key} on ({chance.aspect})"
         self.chance = f"{note}: {self._why(chance)}"
-        self._remark(self.chance)
         return replace(parted(name, label, None, parting, [], kept, Verdict.EXACT), note=self.chance)
 
     def compare_workers(self, workers: int) -> Row:

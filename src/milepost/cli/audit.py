@@ -25,7 +25,7 @@ def audit(
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option("--steps", metavar="K", help="Compare so many steps after the last of these; else all."),
+        typer.Option("--steps", metavar="K", help="Compare so many steps after the last of these; else all.", min=1),
     ] = None,
     every_step: Annotated[bool, typer.Option("--all", help="Resume from every step.")] = False,
     kill: Annotated[
@@ -142,8 +142,9 @@ def _say(found: Report) -> None:
     if found.files:
         more = f" and {len(found.files) - 5} more" if len(found.files) > 5 else ""
         say(f"\nthe script also wrote {', '.join(map(safe, found.files[:5]))}{more}; --copy-cwd keeps that apart")
+    moments = "moment" if found.moments == 1 else "moments"
     verdict = paint(str(found.verdict).upper(), _COLOURS[found.verdict])
     say(
-        f"\n{verdict}  {found.seen} leaves compared bit for bit at {found.moments} moments (after steps, at ends of epochs), "
+        f"\n{verdict}  {found.seen} leaves compared bit for bit at {found.moments} {moments} (after steps, at ends of epochs), "
         f"{found.seconds:.0f} s"
     )
