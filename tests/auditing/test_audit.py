@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from launcher import Launcher
 
 import milepost
-from milepost.auditing import documents
+from milepost.auditing import documents, processes
 from milepost.auditing.audit import audit
 from milepost.auditing.report import Report, Verdict
 from milepost.cli.main import main
@@ -35,11 +37,12 @@ with milepost.Checkpointer("runs/job", w=np.zeros(3), rng=rng, every=milepost.Ev
 
 
 @pytest.fixture(name="job")
-def _job(tmp_path: Path) -> Callable[..., Report]:
+def _job(tmp_path: Path, launcher: Launcher) -> Callable[..., Report]:
     """Writes a script, with something more to do at every step, and audits it."""
 
-    def run(step: str = "pass", **options: Any) -> Report:
-        (tmp_path / "train.py").write_text(SCRIPT.format(step=step))
+    def run(step: str = "pass", *, script: str = SCRIPT, **options: Any) -> Report:
+        (tmp_path / "train.py").write_text(script.replace("{step}", step))
+        options = {"launch": launcher.launch, **options}
         return audit([sys.executable, "train.py"], cwd=tmp_path, **options)
 
     return run
@@ -78,6 +81,117 @@ def test_killed_for_real(job: Callable[..., Report]) -> None:
     assert (report.verdict, report.rows[-1].compared) == (Verdict.EXACT, 14)
 
 
+PAIRS = """
+import os
+import numpy as np
+import milepost
+
+with milepost.Checkpointer("runs/job", w=np.zeros(3), progress=False) as run:
+    noise = iter(run.batches(np.arange(99.0), name="noise"))
+    for _ in run.epochs(2):
+        for batch in run.batches(np.arange(6.0).reshape(2, 3)):
+            for _ in range(2):
+                run.step(w=run["w"] * 2 + batch + next(noise))
+            {step}
+"""
+
+
+def test_a_save_that_has_to_wait_is_compared_from_where_it_was_taken(job: Callable[..., Report]) -> None:
+    """The second batch of `noise` within a batch is a place that no position describes: the next one is taken, and said."""
+    report = job(script=PAIRS, at=[1, 2, 5])
+    waited = "the save for step {} waited until here: no checkpoint can be taken there"
+    assert [(row.at.step, row.verdict, row.note) for row in report.rows if row.at] == [
+        (2, "exact", waited.format("1 (epoch 0, batch 1)")),
+        (6, "exact", waited.format("5 (epoch 1, batch 5)")),
+    ]
+    assert report.verdict is Verdict.EXACT
+
+
+def test_exact_is_never_said_without_a_comparison(job: Callable[..., Report]) -> None:
+    report = job("os._exit(0)", script=PAIRS, at=[1])
+    assert (report.verdict, report.exit_code) == (Verdict.INCOMPLETE, 3)
+    assert "no checkpoint can be taken there" in report.rows[1].note
+
+
+def test_killing_teaches_nothing_where_no_process_is_like_another(job: Callable[..., Report]) -> None:
+    report = job("run['w'][0] += __import__('os').getpid()", at=[7], kill=True)
+    assert (report.verdict, report.rows[1].compared) == (Verdict.INCOMPLETE, 0)
+    assert "two uninterrupted runs differ as well" in report.rows[1].note
+
+
+def test_a_process_that_hangs_is_ended_and_not_called_exact(
+    job: Callable[..., Report], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "SPARE", 2.0)
+    report = job("run.resumed_from and run.progress.step > 8 and __import__('time').sleep(600)", at=[7])
+    assert (report.verdict, report.exit_code) == (Verdict.INCOMPLETE, 3)
+    assert re.search(
+        r"the process was ended after \d+ s, at step 8 \(epoch 1, batch 3\); nothing differed", report.rows[1].note
+    )
+
+
+def test_nothing_that_the_script_started_outlives_the_audit(job: Callable[..., Report], tmp_path: Path) -> None:
+    start = "__import__('subprocess').Popen(['sleep', '600'], start_new_session=True)"
+    job(f"open('pids', 'a').write(str({start}.pid) + ' ')", at=[7], steps=1, launch=processes.launch)
+    pids = (tmp_path / "pids").read_text().split()
+    assert len(pids) > 10
+    alive = [
+        pid for pid in pids if Path(f"/proc/{pid}").exists() and "sleep" in Path(f"/proc/{pid}/cmdline").read_text()
+    ]
+    assert alive == []
+
+
+def test_points_that_there_is_no_room_for(job: Callable[..., Report], tmp_path: Path) -> None:
+    size = 24  # of w, the only tensor
+    report = job(space=size * 6, keep=tmp_path.with_name("scratch"))
+    assert [(row.at.step, row.verdict) for row in report.rows if row.at] == [
+        (1, "left out"),
+        (8, "exact"),
+        (10, "left out"),
+        (10, "exact"),
+        (15, "left out"),
+    ]
+    assert report.verdict is Verdict.EXACT
+    assert "room for 2 of 5 points" in report.rows[-1].note
+    assert job(at=[3, 7], space=size * 5).verdict is Verdict.INCOMPLETE
+    with pytest.raises(AuditError, match="no room"):
+        job(space=size * 4)
+
+
+def test_a_disk_that_fills_up_meanwhile(job: Callable[..., Report]) -> None:
+    full = "import shutil, collections; shutil.disk_usage = lambda path: collections.namedtuple('Usage', 'free')(47)\n"
+    report = job(script=full + SCRIPT, at=[7])
+    assert report.verdict is Verdict.INCOMPLETE
+    assert "are free where the scratch is, too little for a state of" in report.rows[1].note
+
+
+GATHERS = """
+import torch
+import milepost
+
+torch.manual_seed(0)
+model = torch.nn.Linear(3, 1)
+optimizer, batches_seen = torch.optim.SGD(model.parameters(), 0.1), 0
+with milepost.Checkpointer("runs/job", model=model, optimizer=optimizer, progress=False) as run:
+    for _ in run.epochs(2):
+        for number, batch in enumerate(run.batches(torch.arange(36.0).reshape(12, 3)), run.progress.batch + 1):
+            model(batch).square().sum().backward()
+            {step}
+            if number % 4 == 0:
+                optimizer.step()
+                optimizer.zero_grad()
+            run.step()
+"""
+
+
+def test_gradients_that_are_gathered_are_compared(job: Callable[..., Report]) -> None:
+    assert job(script=GATHERS, at=[2]).verdict is Verdict.EXACT
+    row = job("batches_seen += 1; model.bias.grad.add_(batches_seen)", script=GATHERS, at=[2]).rows[1]
+    assert (row.verdict, row.aspect, row.where.step if row.where else 0) == ("not exact", "gradients", 2)
+    assert row.differences[0].path.startswith("gradients/optimizer/")
+    assert "`batches_seen` is carried from step to step" in row.causes[0].text
+
+
 def test_a_fault_and_how_it_is_told(job: Callable[..., Report], tmp_path: Path) -> None:
     report = job("count += 1; run['w'][0] += count", at=[7])
     assert (report.verdict, report.exit_code) == (Verdict.NOT_EXACT, 1)
@@ -105,6 +219,37 @@ def test_it_does_no_harm(job: Callable[..., Report], tmp_path: Path) -> None:
     assert set(tmp_path.rglob("*")) - before.keys() == {tmp_path / "train.py"}
     assert (run / "milepost.json").read_text() == "nonsense"
     assert report.files == ()
+
+
+def test_whoever_names_the_run_means_the_one_in_scratch(job: Callable[..., Report], tmp_path: Path) -> None:
+    """In Python, before the run is opened there too, and in commands that the script starts."""
+    run = tmp_path / "runs/job"
+    run.mkdir(parents=True)
+    (run / "milepost.json").write_text("nonsense")
+    (tmp_path / "link").symlink_to("runs")
+    early = """
+import subprocess, sys, milepost
+try:
+    print("found", milepost.open("link/job"))
+except milepost.errors.MilepostError:
+    pass
+"""
+    command = "subprocess.run([sys.executable, '-m', 'milepost', 'ls', 'runs/job'], check=True)"
+    late = f"run.progress.step == 8 and not run.resumed_from and {command}"
+    report = job(late, script=early + SCRIPT + "\nprint(milepost.open('runs/job@best')['w'])", at=[7])
+    assert report.verdict is Verdict.EXACT
+    assert report.remarks == (
+        "the script reads a checkpoint of its own run, after step 15 (epoch 2 ended): what follows was not compared",
+    )
+    assert (run / "milepost.json").read_text() == "nonsense"
+    assert len(list(run.iterdir())) == 1
+
+
+def test_a_save_that_the_script_asks_for(job: Callable[..., Report]) -> None:
+    assert job("assert run.save().done() in (True, False)", at=[7]).rows[1].compared == 14
+    report = job("run.progress.step == 9 and run.save().result()", at=[7])
+    assert report.verdict is Verdict.EXACT
+    assert "after step 8 (epoch 1, batch 3): what follows was not compared" in report.remarks[0]
 
 
 def test_files_that_the_script_writes_are_told_or_kept_apart(job: Callable[..., Report], tmp_path: Path) -> None:
@@ -138,6 +283,7 @@ def test_an_end_before_the_script_has_ended(job: Callable[..., Report]) -> None:
     [
         ("raise ZeroDivisionError", {}, AuditError, "the script fails by itself"),
         ("pass", {"at": [99]}, ScriptError, "there is no step 99 to resume from"),
+        ("pass", {"steps": 0}, ScriptError, "steps= is how many to compare"),
     ],
 )
 def test_what_cannot_be_answered(
@@ -207,8 +353,27 @@ def test_the_environment_is_only_for_the_processes(job: Callable[..., Report]) -
     assert "MILEPOST_AUDIT" not in os.environ
 
 
-def test_other_numbers_of_workers(tmp_path: Path) -> None:
-    (tmp_path / "train.py").write_text("""
+SPLITS = """
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+import milepost
+
+class Numbers(IterableDataset):
+    def __iter__(self):
+        info = get_worker_info()
+        yield from range(info.id, 12, info.num_workers) if info else range(12)
+
+loader = DataLoader(Numbers(), 2)
+with milepost.Checkpointer("runs/job", w=torch.zeros(2), progress=False) as run:
+    for _ in run.epochs(1):
+        for batch, other in zip(run.batches(loader, replay=True), run.batches(np.arange(9.0), name="beside")):
+            run.step(w=run["w"] * 2 + batch + other)
+"""
+
+
+def test_other_numbers_of_workers(job: Callable[..., Report]) -> None:
+    script = """
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 import milepost
@@ -219,7 +384,23 @@ with milepost.Checkpointer("runs/job", w=torch.zeros(4), progress=False) as run:
     for _ in run.epochs(2):
         for (batch,) in run.batches(loader):
             run.step(w=run["w"] * 2 + batch)
-""")
-    report = audit([sys.executable, "train.py"], cwd=tmp_path, at=[2], workers=2)
-    assert report.rows[-1].name == "with 2 workers in every loader"
+"""
+    report = job(script=script, at=[2], workers=2)
+    row = report.rows[-1]
+    assert (row.name, row.verdict, row.compared) == ("with 2 workers in every loader", "exact", 12)
     assert report.verdict is Verdict.EXACT
+
+
+def test_workers_that_there_are_none_of(job: Callable[..., Report]) -> None:
+    report = job(at=[7], workers=2)
+    row = report.rows[-1]
+    assert (row.verdict, row.compared, report.verdict) == ("left out", 0, "exact")
+    assert "no loop of milepost reads a DataLoader" in row.note
+
+
+def test_data_that_depends_on_the_number_of_workers(job: Callable[..., Report]) -> None:
+    report = job(script=SPLITS, at=[2], workers=3)
+    row = report.rows[-1]
+    assert (row.verdict, row.aspect) == ("not exact", "batches")
+    assert "depends on the number of workers" in row.causes[0].text
+    assert "beside read no DataLoader" in report.remarks[0]

@@ -12,14 +12,17 @@ from typing import Any
 
 import milepost
 from milepost.auditing.call import command_for
-from milepost.auditing.points import choose
+from milepost.auditing.points import Point, choose, fitting
 from milepost.auditing.processes import Bench, Launch, files_in, launch, scratch_folder
 from milepost.auditing.report import Report
 from milepost.auditing.resumption import Resumption
 from milepost.auditing.subject import Subject
 from milepost.auditing.uninterrupted import Uninterrupted
-from milepost.auditing.verdict import overall, remarks_beside, suspect_files
-from milepost.errors import ScriptError
+from milepost.auditing.verdict import left_out, overall, remarks_beside, suspect_files
+from milepost.errors import AuditError, ScriptError
+
+BESIDE = 4
+"""Checkpoints that there has to be room for beside those that are put aside: what a run keeps, and what is being written."""
 
 
 def audit(
@@ -31,6 +34,7 @@ def audit(
     every_step: bool = False,
     workers: int | None = None,
     seconds: float = 300.0,
+    space: int | None = None,
     copy_cwd: bool = False,
     cwd: str | os.PathLike[str] | None = None,
     environment: Mapping[str, str] | None = None,
@@ -49,7 +53,10 @@ def audit(
         kill: end the process that saves by SIGKILL, one for each point, rather than take what an uninterrupted one had saved.
         every_step: resume from every step.
         workers: compare with a process, too, in which every `DataLoader` has so many workers.
-        seconds: that a process may take before it is ended; what was seen until then is compared.
+        seconds: that the first process may take before it is ended; what was seen until then is compared. The others may be five
+            times slower, and two minutes.
+        space: bytes that the scratch of all processes may take; most of what is free by default. Points that do not fit are left
+            out, and the report says so.
         copy_cwd: give every process a copy of the working directory.
         cwd: where to start the script; the current directory by default.
         environment: of the script; that of this process by default.
@@ -69,6 +76,8 @@ def audit(
     command = command_for(script) if callable(script) else list(script)
     if not command:
         raise ScriptError("there is no command to audit", hint="milepost audit -- python train.py")
+    if steps is not None and steps < 1:
+        raise ScriptError("steps= is how many to compare", expected="at least 1", found=steps)
     started = time.monotonic()
     where = Path.cwd() if cwd is None else Path(cwd)
     before = files_in(where)
@@ -81,6 +90,8 @@ def audit(
             copy_cwd=copy_cwd,
             environment=variables,
             seconds=seconds,
+            space=space,
+            keep=keep is not None,
             launch=launch,
         )
         report = _report(bench, at=at, steps=steps, kill=kill, every_step=every_step, workers=workers, say=say)
@@ -122,16 +133,20 @@ def _report(
     others = Uninterrupted(bench, subject, say, remark)
     last = max(at) + steps if at and steps is not None else None
     others.run_control(last)
-    points = choose(others.free, at, every_step=every_step)
+    points = choose(others.free, at, every_step=every_step, ended=not others.early and last is None)
     if steps is not None and last is None:
         last = max(point.key.step for point in points) + steps
+    wanted, (points, why) = points, _with_room(bench, points, max(one.size for one in others.free))
     stop = others.free[-1].key if others.early or last is not None else None
     straight = others.run_straight(points, stop, last)
     resumption = Resumption(bench, subject, others, straight, points, stop, last, kill=kill, say=say, remark=remark)
-    rows = [
-        others.compare(ends=stop is None),
-        *(resumption.compare(point, number) for number, point in enumerate(points, 1)),
+    control = others.compare(straight, ends=stop is None)
+    resumed = [
+        *resumption.rows(),
+        *(left_out(point, why, named=bool(at) or every_step) for point in wanted if point not in points),
     ]
+    order = {one.key: number for number, one in enumerate(others.free)}
+    rows = [control, *sorted(resumed, key=lambda row: order.get(row.at, len(order)) if row.at else 0)]
     if workers is not None:
         rows.append(others.compare_workers(workers))
     unseen = tuple(dict.fromkeys(text for one in others.seen for text in one.opaque))
@@ -139,3 +154,27 @@ def _report(
     return Report(
         tuple(bench.command), overall(rows, unseen), tuple(rows), leaves, unseen, remarks_beside(rows, list(remarks))
     )
+
+
+def _with_room(bench: Bench, points: list[Point], size: int) -> tuple[list[Point], str]:
+    """Those of `points` that there is room for with a state of `size` bytes, and why not for all.
+
+    Raises:
+        AuditError: there is none for a single one.
+    """
+    room = bench.space // size - BESIDE if size else len(points)
+    if room < 1:
+        raise AuditError(
+            "there is no room for a checkpoint",
+            where=bench.scratch,
+            expected=f"{_mib((BESIDE + 1) * size)} for a state of {_mib(size)}",
+            found=_mib(bench.space),
+            hint="--scratch DIR on a larger disk, or --space if it was given",
+        )
+    return fitting(
+        points, room
+    ), f"left out: there is room for {room} of {len(points)} points, with {_mib(size)} of state"
+
+
+def _mib(size: int) -> str:
+    return f"{size / (1 << 20):,.0f} MiB"

@@ -49,6 +49,8 @@ def causes(parting: Parting | None, found: Sequence[Suspect]) -> list[Cause]:
         case "state" if parting.after == 0:
             names = sorted({leaf.path.partition("/")[0] for leaf in parting.leaves})
             named = [Cause(name, _not_itself(name)) for name in names] + named
+        case "gradients" if not named:
+            named = [Cause("gradients", _GRADIENTS)]
         case "place" if not named:
             named = [Cause("step", _PLACE)]
         case _ if not named:
@@ -65,6 +67,10 @@ _BATCH = (
 _PLACE = (
     "the loop goes otherwise: a counter or a condition of the script is not in the state. enumerate(run.batches(...)) counts from "
     "0 after a restart: begin at run.progress.batch"
+)
+_GRADIENTS = (
+    "the gradients that are gathered for the next optimizer step are others: what was gathered before the restart is missing. Call "
+    "run.step for every batch: a checkpoint then waits for the optimizer step"
 )
 UNKNOWN = (
     "something that the step depends on is not in the state, and is none of the variables and objects that could be looked "

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 from milepost.auditing.evidence import OBJECT
 from milepost.auditing.records import Key, Seen, changed
 
-Aspect = Literal["place", "batches", "rng", "state", "metrics"]
+Aspect = Literal["place", "batches", "rng", "state", "gradients", "metrics"]
 
 
 class Leaf(NamedTuple):
@@ -23,7 +23,8 @@ class Parting(NamedTuple):
     """The first moment at which two processes differ.
 
     `aspect` is what differs, the earliest cause first: the place in the run, else the batch that was handed out, else random
-    state, else the state of the run, else its metrics. `after` is how many moments after the first common one it is.
+    state, else the state of the run, else the gradients that are gathered for its next step, else its
+    metrics. `after` is how many moments after the first common one it is.
     """
 
     key: Key
@@ -99,6 +100,10 @@ def _difference(one: Seen, other: Seen, number: int, unseeded: Collection[str]) 
             return Parting(key, "rng", leaves, number)
     if one.state != other.state:
         return Parting(key, "state", _leaves(one.state, other.state), number)
+    # Where one has none, nothing may be gathered there: then what it lacks shows when the step is made.
+    gathered = [leaf for leaf in _leaves(one.gradients, other.gradients) if None not in (leaf.before, leaf.now)]
+    if gathered:
+        return Parting(key, "gradients", gathered, number)
     common = one.metrics.keys() & other.metrics.keys()
     different = sorted(name for name in common if one.metrics[name] != other.metrics[name])
     if different:

@@ -10,7 +10,7 @@ from milepost.core.text import safe
 
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
-    "table{border-collapse:collapse}td,th{border:1px solid #8886;padding:.2rem .6rem;text-align:left}"
+    "table{border-collapse:collapse}td,th{border:1px solid #8886;padding:.2rem .6rem;text-align:left}.n{text-align:right}"
     "code{font-size:90%}"
 )
 
@@ -20,69 +20,73 @@ def markdown(report: Report) -> str:
     lines = [
         f"## milepost audit: {str(report.verdict).upper()}",
         "",
-        f"`{_code(' '.join(report.command))}`: {report.seen} leaves compared at every moment in {report.seconds:.0f} s, "
-        f"milepost {report.versions.get('milepost', '')}.",
+        f"`{_code(' '.join(report.command))}`: {_summary(report)}",
         "",
-        "| compared | point | moments | result |",
+        "| process | point | moments | result |",
         "|---|---|---:|---|",
-        *(f"| {_text(row.name)} | {_text(row.label)} | {row.compared} | {row.verdict} |" for row in report.rows),
+        *(
+            f"| {_text(row.name)} | {_text(row.label)} | {row.compared} | {_mark(row)}{row.result} |"
+            for row in report.rows
+        ),
     ]
-    for row in report.rows:
-        if row.where is not None and (row.causes or row.differences):
-            lines += ["", f"**{_text(row.name)}** differs at {_text(str(row.where))} ({row.aspect}).", ""]
-            if row.expected or row.found:
-                lines.append(f"- expected {_text(str(row.expected))}, found {_text(str(row.found))}")
-            lines += [f"- `{_code(one.path)}`: {_text(one.how_much or 'differs')}" for one in row.differences]
-            lines += [f"- likely cause: {_text(cause.text)}" for cause in row.causes]
+    for one in report.findings():
+        lines += ["", f"**{_text(one.title)}**", "", *(f"- {_text(text)}" for text in one.details())]
     for title, texts in _rest(report):
-        lines += ["", f"{title}:", "", *(f"- {_text(text)}" for text in texts)]
+        lines += ["", f"**{title}**", "", *(f"- {_text(text)}" for text in texts)]
     return "\n".join(lines) + "\n"
 
 
 def html(report: Report) -> str:
     """The report as one page that loads nothing."""
     rows = "".join(
-        f"<tr><td>{_html(row.name)}<td>{_html(row.label)}<td>{row.compared}<td>{row.verdict}</tr>"
+        f"<tr><td>{_html(row.name)}<td>{_html(row.label)}<td class=n>{row.compared}<td>{_mark(row)}{_html(row.result)}</tr>"
         for row in report.rows
     )
-    parts = "".join(_part(row) for row in report.rows if row.where is not None and (row.causes or row.differences))
+    parts = [(one.title, one.details()) for one in report.findings()] + _rest(report)
     rest = "".join(
-        f"<h3>{_html(title)}</h3><ul>{''.join(f'<li>{_html(text)}' for text in texts)}</ul>"
-        for title, texts in _rest(report)
+        f"<h3>{_html(title)}</h3><ul>{''.join(f'<li>{_html(text)}' for text in texts)}</ul>" for title, texts in parts
     )
     verdict = str(report.verdict).upper()
     return (
-        f"<!doctype html><meta charset=utf-8><title>milepost audit: {verdict}</title><style>{_STYLE}</style>"
-        f"<h1>milepost audit: {verdict}</h1><p><code>{_html(' '.join(report.command))}</code>: {report.seen} leaves compared at "
-        f"every moment in {report.seconds:.0f} s, milepost {_html(report.versions.get('milepost', ''))}.</p>"
-        f"<table><tr><th>compared<th>point<th>moments<th>result</tr>{rows}</table>{parts}{rest}\n"
+        f"<!doctype html><meta charset=utf-8><meta name=viewport content='width=device-width'><title>milepost audit: {verdict}"
+        f"</title><style>{_STYLE}</style><h1>milepost audit: {verdict}</h1><p><code>{_html(' '.join(report.command))}</code>: "
+        f"{_html(_summary(report))}</p><table><tr><th>process<th>point<th>moments<th>result</tr>{rows}</table>{rest}\n"
     )
 
 
-def _part(row: Row) -> str:
-    told = [f"<li><code>{_html(one.path)}</code>: {_html(one.how_much or 'differs')}" for one in row.differences]
-    if row.expected or row.found:
-        told.insert(0, f"<li>expected {_html(str(row.expected))}, found {_html(str(row.found))}")
-    told += [f"<li>likely cause: {_html(cause.text)}" for cause in row.causes]
-    return f"<h3>{_html(row.name)} differs at {_html(str(row.where))} ({row.aspect})</h3><ul>{''.join(told)}</ul>"
+def _summary(report: Report) -> str:
+    return (
+        f"{report.seen} leaves compared bit for bit at {report.moments} moments after restarts, in {report.seconds:.0f} s, by "
+        f"milepost {report.versions.get('milepost', '')}."
+    )
 
 
-def _rest(report: Report) -> list[tuple[str, tuple[str, ...]]]:
+def _mark(row: Row) -> str:
+    return {"exact": "✅ ", "not exact": "❌ "}.get(str(row.verdict), "⚠️ ")
+
+
+def _rest(report: Report) -> list[tuple[str, list[str]]]:
     parts = [
-        ("Notes", report.remarks),
-        ("Could not be observed", report.unseen),
-        ("Files that the script wrote", report.files),
+        ("Notes", [*(f"{row.name}: {row.note}" for row in report.rows if row.note), *report.remarks]),
+        ("Could not be observed", [*report.unseen]),
+        ("Files that the script wrote", [*report.files]),
     ]
     return [(title, texts) for title, texts in parts if texts]
 
 
 def _html(text: str) -> str:
-    return html_escape.escape(safe(text))
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html_escape.escape(safe(text)))
 
 
 def _text(text: str) -> str:
-    """Text in which Markdown and HTML mean nothing."""
-    return re.sub(r"([\\`*_{}\[\]()#+!|<>~&-])", r"\\\1", safe(text).replace("\n", " "))
+    """Text in which Markdown and HTML mean nothing, but for what stands between backticks."""
+    parts = safe(text).replace("\n", " ").split("`")
+    if len(parts) % 2 == 0:  # not in pairs
+        parts = [" ".join(parts)]
+    return "".join(
+        f"`{_code(part)}`" if number % 2 else re.sub(r"([\\*_{}\[\]#|<>~&!])", r"\\\1", part)
+        for number, part in enumerate(parts)
+    )
 
 
 def _code(text: str) -> str:

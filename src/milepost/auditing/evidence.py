@@ -48,10 +48,13 @@ class Framework(Protocol):
 @lru_cache(maxsize=10_000)
 def is_own(file: str) -> bool:
     """Whether `file` is the script's own code, rather than installed."""
-    if not file or file.startswith("<"):
+    if not file or file.startswith("<") or _is_installed(file):
         return False
-    path = str(Path(file).resolve())
-    return not path.startswith(_INSTALLED) and "/site-packages/" not in path and "/dist-packages/" not in path
+    return not _is_installed(str(Path(file).resolve()))
+
+
+def _is_installed(path: str) -> bool:
+    return path.startswith(_INSTALLED) or "/site-packages/" in path or "/dist-packages/" in path
 
 
 def own_frames() -> Iterator[FrameType]:
@@ -161,8 +164,19 @@ def _is_boring(value: Any) -> bool:
 
 
 def _own_modules() -> list[ModuleType]:
-    found = {id(vars(one)): one for one in list(sys.modules.values()) if is_own(getattr(one, "__file__", None) or "")}
+    found = {}
+    for one in list(sys.modules.values()):
+        if id(one) in _foreign:
+            continue
+        if is_own(getattr(one, "__file__", None) or ""):
+            found[id(vars(one))] = one
+        else:
+            _foreign[id(one)] = one
     return sorted(found.values(), key=lambda one: one.__name__)
+
+
+_foreign: dict[int, ModuleType] = {}
+"""Modules that are not the script's own: most are."""
 
 
 def _reads(value: Any) -> frozenset[str]:

@@ -7,55 +7,56 @@ from __future__ import annotations
 
 import functools
 import os
-import shutil
-import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import xxhash
 
 from milepost.auditing.evidence import Evidence
 from milepost.auditing.records import Batch, Head, Key, Log, Samples, Seen, digest_of
+from milepost.auditing.spec import EARLY, LOOPS, MOST_LOG, Spec
+from milepost.auditing.taker import Taker
 from milepost.core.leaves import Leaf, fingerprint, leaves
+from milepost.core.paths import escape
 from milepost.errors import MilepostError
 from milepost.folder.retention import Keep
+from milepost.folder.run import Listed
+from milepost.ops.redirected import VARIABLE, on_read, scratch_name
 from milepost.pipeline.persist import Pending
 from milepost.training.session import Session
-from milepost.training.watching import VARIABLE, Opening
+from milepost.training.watching import Opening
 
-EARLY = "ended-early"
-"""The file in the folder of logs that says that the script was ended before its time."""
+_TOO_MUCH = f"the script was ended since more than {MOST_LOG >> 20} MiB were written down about it"
+LAST = 3
+"""Checkpoints that an audited run keeps at least, beside those that are put aside."""
 LARGE = 1 << 16
 """Bytes above which a tensor of the script (not of the state) is compared by parts."""
 
 
-class Spec(msgspec.Struct, omit_defaults=True):
-    """What an audited process is to do.
-
-    `runs` holds scratch run directories, `log` takes what is written down, `points` is where to save (into `saved`), `end` is the
-    moment after which the script is ended, or the number of steps, `seconds` how long it may take; `kill` ends the process by
-    SIGKILL at the first moment after the first of `points` that is saved; `workers` is how many
-    every loader has, whatever the script says.
-    """
-
-    runs: str
-    log: str
-    cwd: str
-    points: list[Key] = []
-    saved: str | None = None
-    end: Key | None = None
-    steps: int | None = None
-    seconds: float | None = None
-    kill: bool = False
-    workers: int | None = None
-
-
 class Ended(SystemExit):
     """The script is ended here: what was to be seen was seen."""
+
+
+class Unsaved(Pending):
+    """A save that was asked for while saving is switched off."""
+
+    def __init__(self, step: int, on_read: Callable[[], None]) -> None:
+        super().__init__(step)
+        self._on_read = on_read
+
+    def done(self) -> bool:
+        """It is as good as done."""
+        return True
+
+    def result(self, timeout: float | None = None) -> Listed:
+        """There is nothing to look at."""
+        self._on_read()
+        raise TimeoutError(
+            f"step {self.step} is not saved: `milepost audit` runs this process with saving switched off"
+        )
 
 
 class Observer:
@@ -63,26 +64,33 @@ class Observer:
 
     def __init__(self, spec: Spec) -> None:
         self._spec = spec
-        self.saves = spec.saved is not None or spec.kill
+        self.saves = spec.saved is not None
         self._until = None if spec.seconds is None else time.monotonic() + spec.seconds
         self._wrote = 0
         self._runs: dict[str, Watched] = {}
         self._beside: list[tuple[str, Any]] = []
         self._ended = False
         self._loaders_watched = False
+        self._loops: set[str] = set()
+        on_read.append(self._read)
 
     def open(self, asked: Opening) -> Opening:
         """Redirect the run into scratch; the script's own policy is put aside."""
-        place = os.path.abspath(asked.directory)
+        place = os.path.realpath(asked.directory)
         scratch = os.path.join(self._spec.runs, scratch_name(place, self._spec.cwd))
         os.makedirs(os.path.dirname(scratch), exist_ok=True)
-        best = asked.keep.best if asked.keep is not None else None
+        keep = asked.keep or Keep()
         elsewhere = "/" in asked.resume or "@" in asked.resume
-        if elsewhere and os.path.abspath(asked.resume.partition("@")[0]) == place:
+        if elsewhere and os.path.realpath(asked.resume.partition("@")[0]) == place:
             elsewhere = False
         if place not in self._runs:
             self._runs[place] = Watched(self._spec, place, scratch)
-        return Opening(scratch, None, Keep(last=None, best=best), asked.resume if elsewhere else "latest")
+        return Opening(
+            scratch,
+            None,
+            Keep(last=max(keep.last or LAST, LAST), best=keep.best),
+            asked.resume if elsewhere else "latest",
+        )
 
     def began(self, session: Session) -> None:
         """An attempt was opened."""
@@ -92,6 +100,12 @@ class Observer:
     def handed(self, session: Session, loop: str, batch: Any) -> None:
         """A batch is handed out."""
         self._of(session).handed(loop, batch)
+        if self._spec.workers is not None and loop not in self._loops:
+            self._loops.add(loop)
+            kind = "workers" if _has_workers(session.loops.loader(loop)) else "others"
+            told = Path(self._spec.log, LOOPS, kind)
+            told.mkdir(parents=True, exist_ok=True)
+            told.joinpath(escape(loop)).touch()
 
     def observe(self, session: Session, asker: str) -> None:
         """Write down what is here, and end the script where it is to end."""
@@ -106,29 +120,42 @@ class Observer:
             return
         spec = self._spec
         over = key == spec.end or (spec.steps is not None and key.step >= spec.steps)
-        late = self._until is not None and time.monotonic() > self._until
+        late = self._too_late or (spec.seconds is not None and self._of(session).written > MOST_LOG)
         if over or late:
-            self._of(session).collect(session)
-            self._end(early=not over)
+            self._of(session).taker.collect(session)
+            self._end("" if over else f"the script was ended after {spec.seconds:g} s" if self._too_late else _TOO_MUCH)
 
     def saved(self, session: Session, pending: Pending) -> None:
-        """A checkpoint is taken."""
-        self._of(session).saved(pending)
+        """A checkpoint is taken where the script was seen last."""
+        self._of(session).taker.saved(pending)
+
+    def unsaved(self, session: Session, step: int) -> Pending:
+        """A checkpoint would be taken: as long as the script does not look at it, it has it."""
+        return Unsaved(step, self._read)
 
     def goes_back(self, session: Session) -> None:
         """Without checkpoints there is nothing to go back to: what comes after that is not compared."""
-        if not self.saves:
-            self._end(early=True)
+        self._read()
 
-    def _end(self, *, early: bool) -> None:
+    def _read(self) -> None:
+        """The script reads what it has saved: the same."""
+        if not self.saves and any(one.begun for one in self._runs.values()):
+            self._end("the script reads a checkpoint of its own run")
+
+    @property
+    def _too_late(self) -> bool:
+        return self._until is not None and time.monotonic() > self._until
+
+    def _end(self, early: str) -> None:
+        """End the script; `early` says why, if that is before its time."""
         if early:
-            Path(self._spec.log, EARLY).touch()
+            Path(self._spec.log, EARLY).write_text(early, "utf-8")
         self._ended = True
         raise Ended(0)
 
     def ended(self, session: Session) -> None:
         """An attempt ends."""
-        self._of(session).collect(session)
+        self._of(session).taker.collect(session)
 
     def _of(self, session: Session) -> Watched:
         scratch = os.path.realpath(session.opened.run.where)
@@ -158,8 +185,17 @@ class Watched:
         self._under_way: dict[str, dict[str, str]] = {}
         self._opaque: list[str] = []
         self._evidence: Evidence | None = None
-        self._wanted: Key | None = None
-        self._pending: Pending | None = None
+        self.taker = Taker(spec, scratch)
+
+    @property
+    def begun(self) -> bool:
+        """Whether it was seen at some moment."""
+        return bool(self._seen)
+
+    @property
+    def written(self) -> int:
+        """Bytes that were written down."""
+        return self._log.size
 
     def began(self) -> None:
         self._session += 1
@@ -185,21 +221,25 @@ class Watched:
             self._batches.clear()
         evidence = self._look(session)
         script = {leaf.path: self._digest(leaf, whole=False) for leaf in evidence.look() if not leaf.opaque}
+        state = list(self._state(session))
         seen = Seen(
             key,
-            state=self._digests(self._state(session)),
+            state=self._digests(state),
             rng=self._digests(leaves(session.rng.capture(), "rng")),
+            gradients=self._digests(leaves(session.gathered(), "gradients")),
             metrics={name: repr(value) for name, value in session.metrics.read().items()},
             script=script,
             batches=self._batches,
             under_way=dict(self._under_way),
             opaque=self._opaque,
             kinds=evidence.new_kinds(),
+            size=sum(leaf.info.nbytes for leaf in state if leaf.info is not None),
         )
         self._samples.flush()
         self._log.write(seen)
         self._batches, self._opaque = [], []
-        self._save(session, key)
+        if self._spec.saved is not None:
+            self.taker.passed(session, key, seen.size)
         return key
 
     def _look(self, session: Session) -> Evidence:
@@ -228,52 +268,19 @@ class Watched:
         self._samples.put(digest, leaf)
         return digest
 
-    # -- saving where the audit wants it ---------------------------------------------------------------------------------
 
-    def _save(self, session: Session, key: Key) -> None:
-        if not (self._spec.saved or self._spec.kill):
-            return
-        self.collect(session)
-        if key in self._spec.points and session.progress.attempt == 1:
-            self._wanted = key
-            session.want_save()
+def _has_workers(loader: object) -> bool:
+    if "torch" not in sys.modules:
+        return False
+    from milepost.torch.watching import is_loader
 
-    def saved(self, pending: Pending) -> None:
-        if self._wanted is not None and self._pending is None:
-            self._pending = pending
-
-    def collect(self, session: Session) -> None:
-        """Put what was saved for the last point aside, before another checkpoint of that step takes its place."""
-        wanted, pending = self._wanted, self._pending
-        self._wanted = self._pending = None
-        if wanted is None or pending is None:
-            return
-        session.saver.wait()
-        if pending.problem is not None:
-            return
-        if self._spec.kill:
-            os.kill(os.getpid(), signal.SIGKILL)
-        assert self._spec.saved is not None
-        folder = pending.result().folder
-        target = Path(self._spec.saved, os.path.basename(self.scratch), point_name(wanted), folder)
-        shutil.copytree(Path(self.scratch, folder), target, copy_function=os.link)
+    return is_loader(loader)
 
 
 def _own_objects(value: Any, path: str) -> Mapping[str, Any] | None:
     """The attributes of a batch that is an object of a class of its own."""
     held = getattr(value, "__dict__", None)
     return held if held and not callable(value) else None
-
-
-def scratch_name(place: str, cwd: str) -> str:
-    """The name of the scratch directory for the run at `place`, the same in every process and copy of `cwd`."""
-    known_as = os.path.relpath(place, cwd) if place.startswith(cwd + os.sep) else place
-    return f"{os.path.basename(place)}-{xxhash.xxh3_64_hexdigest(known_as.encode())[:8]}"
-
-
-def point_name(key: Key) -> str:
-    """The name of a folder for what was saved at `key`."""
-    return f"{key.step}-{key.epoch}-{key.batch}-{key.phase}-{xxhash.xxh3_64_hexdigest(key.asker.encode())[:6]}"
 
 
 @functools.cache

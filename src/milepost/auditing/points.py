@@ -20,19 +20,21 @@ class Point(NamedTuple):
     label: str
 
 
-def choose(seen: Sequence[Seen], at: Sequence[int], *, every_step: bool) -> list[Point]:
+def choose(seen: Sequence[Seen], at: Sequence[int], *, every_step: bool, ended: bool) -> list[Point]:
     """The points to resume from, in order.
 
     Args:
         seen: what an uninterrupted process went through.
         at: the steps that are wanted; if empty, a moment of each kind there is.
         every_step: all steps, if `at` is empty.
+        ended: the script had come to its end; else nothing is known of what follows the last moment.
 
     Raises:
         AuditError: no step was made.
         ScriptError: a step that was not made; too many.
     """
     keys = [one.key for one in seen if one.key.session == 0]
+    keys = keys if ended else keys[:-1]
     stepped = [key for number, key in enumerate(keys) if number and key.step > keys[number - 1].step]
     if not stepped:
         raise AuditError("the script makes no step that can be observed", expected="run.step(...) in its loop")
@@ -47,6 +49,13 @@ def choose(seen: Sequence[Seen], at: Sequence[int], *, every_step: bool) -> list
             )
         return [Point(key, "") for key in stepped]
     return _of_each_kind(keys, stepped)
+
+
+def fitting(points: Sequence[Point], most: int) -> list[Point]:
+    """At most `most` of `points`, evenly spread."""
+    if len(points) <= most:
+        return list(points)
+    return [points[(2 * number + 1) * len(points) // (2 * most)] for number in range(most)]
 
 
 def _named(stepped: Sequence[Key], at: Sequence[int]) -> list[Point]:

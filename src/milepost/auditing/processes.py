@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,17 +15,22 @@ from typing import NamedTuple
 
 import msgspec
 
-from milepost.auditing.observer import Spec
 from milepost.auditing.records import Head, Seen, read_log
+from milepost.auditing.spec import EARLY, LOOPS, Spec
+from milepost.auditing.taker import Taken
 from milepost.errors import AuditError
 from milepost.folder import names
 from milepost.folder.attempts import Record
-from milepost.training.watching import VARIABLE
+from milepost.ops.redirected import LOOKED, OWN, VARIABLE
 
 TIMED_OUT = 124
 """What `launch` returns for a process that took too long, as timeout(1) does."""
 GRACE = 60.0
 """Seconds beyond its limit after which a process is killed: it ends by itself at the first moment that is observed."""
+SLOWER, SPARE = 5.0, 120.0
+"""How much slower than the first process, and how many seconds more, another one may be before it is killed."""
+OF_FREE = 0.8
+"""The part of the free space that is used."""
 MOST_FILES, LARGEST_COPY = 50_000, 1 << 30
 _PASSED_BY = {".git", "__pycache__", ".venv", "node_modules", ".mypy_cache", ".ruff_cache", ".pytest_cache"}
 
@@ -35,7 +41,7 @@ Launch = Callable[[Sequence[str], Mapping[str, str], Path, Path, float | None], 
 def launch(
     command: Sequence[str], environment: Mapping[str, str], cwd: Path, output: Path, seconds: float | None
 ) -> int:
-    """See `Launch`. The process leads a group of its own, so that what it started ends with it."""
+    """See `Launch`. Nothing that the process started outlives it."""
     with output.open("ab") as file:
         try:
             process = subprocess.Popen(  # noqa: S603 - it is the person's own command
@@ -49,9 +55,21 @@ def launch(
     except subprocess.TimeoutExpired:
         return TIMED_OUT
     finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        _kill_all(environment)
+        process.wait()
+
+
+def _kill_all(environment: Mapping[str, str]) -> None:
+    """Kill the process that was given `environment` and its offspring, also what left its group: they are known by the variable
+    that names what they are to do, which no other process has."""
+    mark = f"{VARIABLE}={environment[VARIABLE]}".encode()
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal():
+            try:
+                if mark in (folder / "environ").read_bytes().split(b"\0"):
+                    os.kill(int(folder.name), signal.SIGKILL)
+            except OSError:  # it has ended, or belongs to somebody else
+                continue
 
 
 class Ran(NamedTuple):
@@ -59,15 +77,49 @@ class Ran(NamedTuple):
 
     name: str
     code: int
+    limit: float
+    """Seconds that it was given."""
     logs: list[tuple[Head, list[Seen]]]
     output: Path
     runs: Path
     saved: Path
 
     @property
+    def early(self) -> str:
+        """Why it was ended before the script had, if it was."""
+        told = self.runs.with_name("log") / EARLY
+        return told.read_text("utf-8") if told.exists() else self.cut if self.timed_out else ""
+
+    @property
+    def reads_own(self) -> bool:
+        """Whether saving was off, and the script read what it would have saved."""
+        return self.runs.with_name(OWN).exists()
+
+    def loops(self, kind: str) -> list[str]:
+        """Names of loops that read a loader with workers ("workers"), or something else ("others")."""
+        folder = self.runs.with_name("log") / LOOPS / kind
+        return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+    @property
+    def looked_at(self) -> set[str]:
+        """Names of runs that were read where they really stand."""
+        folder = self.runs.with_name(LOOKED)
+        return {path.name for path in folder.iterdir()} if folder.exists() else set()
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether it was killed since it took too long."""
+        return self.code == TIMED_OUT
+
+    @property
     def failed(self) -> bool:
-        """Whether it ended with an error."""
-        return self.code not in (0, TIMED_OUT)
+        """Whether it ended with an error. Where saving was off and a child of the script read what is not there, it may."""
+        return self.code not in (0, TIMED_OUT) and not (self.reads_own and any(seen for _, seen in self.logs))
+
+    @property
+    def cut(self) -> str:
+        """That it was killed, in words."""
+        return f"the process was ended after {self.limit:.0f} s"
 
     def error(self) -> str:
         """The error it ended with, as far as it was printed."""
@@ -88,7 +140,9 @@ class Bench:
         cwd: where they would have started it.
         copy_cwd: give every process a copy of that.
         environment: theirs.
-        seconds: that a process may take.
+        seconds: that the first process may take.
+        space: bytes that all scratch may take; None for most of what is free.
+        keep: remove nothing of it.
         launch: starts one.
     """
 
@@ -101,18 +155,32 @@ class Bench:
         copy_cwd: bool,
         environment: Mapping[str, str],
         seconds: float,
+        space: int | None,
+        keep: bool,
         launch: Launch,
     ) -> None:
         self.command, self.cwd, self.scratch = list(command), cwd, scratch
         self._copy_cwd, self._environment, self._launch = copy_cwd, environment, launch
         self.seconds = seconds
+        self._keep = keep
+        self.space = int(OF_FREE * shutil.disk_usage(scratch).free) if space is None else space
+        """Bytes that all scratch may take."""
+        self._limit = seconds + GRACE
+        self.known: set[str] = set()
+        """Names in scratch of the runs that the script opens."""
 
     def folder(self, name: str) -> Path:
         """The scratch folder of process `name`."""
         return self.scratch / name
 
+    def clear(self, name: str, *, always: bool = False) -> None:
+        """Remove the scratch of process `name`, which is not needed any more; if all is kept, only with `always`."""
+        if always or not self._keep:
+            shutil.rmtree(self.folder(name), ignore_errors=True)
+
     def run(self, name: str, spec: Spec | None = None, environment: Mapping[str, str] | None = None) -> Ran:
-        """Run the command once, to its end or to where `spec` ends it.
+        """Run the command once, to its end or to where `spec` ends it. How long the others may take follows from how long the
+        one with ``spec.seconds`` took.
 
         Args:
             name: a folder of scratch; what it holds already (a run directory to continue) is left there.
@@ -120,26 +188,30 @@ class Bench:
             environment: changes to the person's.
         """
         here = self.folder(name)
-        cwd = self._own_cwd(here)
+        cwd = self._own_cwd(here).resolve()
         spec = msgspec.structs.replace(
             spec or Spec("", "", ""), runs=str(here / "runs"), log=str(here / "log"), cwd=str(cwd)
         )
+        spec.known = sorted(self.known)
         if spec.saved is not None:
-            spec = msgspec.structs.replace(spec, saved=str(here / "saved"))
+            spec.saved = str(here / "saved")
         (here / "runs").mkdir(parents=True, exist_ok=True)
         (here / "spec.json").write_bytes(msgspec.json.encode(spec))
         output = here / "output.txt"
-        seconds = None if spec.seconds is None else spec.seconds + GRACE
         variables = {**self._environment, **(environment or {}), VARIABLE: str(here / "spec.json")}
-        code = self._launch(self.command, variables, cwd, output, seconds)
+        limit, started = self._limit, time.monotonic()
+        code = self._launch(self.command, variables, cwd, output, limit)
+        if spec.seconds is not None:
+            self._limit = SLOWER * (time.monotonic() - started) + SPARE
         logs = [
             read_log(path) for path in sorted((here / "log").glob("*.jsonl"), key=lambda path: path.stat().st_mtime)
         ]
-        return Ran(name, code, logs, output, here / "runs", here / "saved")
+        self.known |= {os.path.basename(head.scratch) for head, _ in logs}
+        return Ran(name, code, limit, logs, output, here / "runs", here / "saved")
 
-    def prepare(self, name: str, run: str, source: Ran, before: Sequence[str]) -> None:
-        """Make scratch for process `name` in which run `run` stands as `source` had saved it: the last of the points `before`,
-        and those before it as far as they have a step of their own."""
+    def prepare(self, name: str, run: str, source: Ran, taken: Sequence[Taken]) -> None:
+        """Make scratch for process `name` in which run `run` stands as `source` had left it when it took the last of `taken`; the
+        checkpoints before that are there too, as far as they have a step of their own."""
         there, here = source.runs / run, self.folder(name) / "runs" / run
         here.mkdir(parents=True)
         shutil.copy2(there / names.RUN, here)
@@ -147,10 +219,10 @@ class Bench:
         record = msgspec.json.decode((there / names.attempt_file(1)).read_bytes(), type=Record)
         record.ended = None  # it went on from there, and is taken for one that was killed
         (here / names.attempt_file(1)).write_bytes(msgspec.json.encode(record))
-        for point in before:
-            for folder in (source.saved / run / point).iterdir():
-                shutil.rmtree(here / folder.name, ignore_errors=True)
-                shutil.copytree(folder, here / folder.name, copy_function=os.link)
+        for one in taken:
+            folder = Path(one.folder)
+            shutil.rmtree(here / folder.name, ignore_errors=True)
+            shutil.copytree(folder, here / folder.name, copy_function=os.link)
 
     def _own_cwd(self, here: Path) -> Path:
         if not self._copy_cwd:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,8 +18,8 @@ from milepost.core.leaves import Leaf
 
 SAMPLE = 4096
 """Elements of a tensor that are kept, evenly spread, so that a difference can be told in numbers."""
-MOST_SAMPLES = 1 << 29
-"""Bytes of samples that a process keeps."""
+MOST_SAMPLES, OF_FREE = 1 << 29, 20
+"""Bytes of samples that a process keeps, and into which part of the free space they have to fit."""
 TEXT = 200
 
 
@@ -51,17 +52,20 @@ class Batch(msgspec.Struct, array_like=True):
 
 class Seen(msgspec.Struct, omit_defaults=True):
     """What was seen at one moment: path -> digest. `batches` came since the moment before; `under_way` is the last batch of every
-    loop; `opaque` could not be looked into; `kinds` says what the script's objects are, where they are first seen."""
+    loop; `opaque` could not be looked into; `kinds` says what the script's objects are, where they are first seen; `size` is
+    that of the state in bytes."""
 
     key: Key
     state: dict[str, str] = {}
     rng: dict[str, str] = {}
+    gradients: dict[str, str] = {}
     metrics: dict[str, str] = {}
     script: dict[str, str] = {}
     batches: list[Batch] = []
     under_way: dict[str, dict[str, str]] = {}
     opaque: list[str] = []
     kinds: dict[str, str] = {}
+    size: int = 0
 
 
 class Head(msgspec.Struct, omit_defaults=True):
@@ -79,6 +83,8 @@ class Log:
     def __init__(self, path: Path, head: Head) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self.size = 0
+        """Bytes that were written."""
         self._write(head)
 
     def write(self, seen: Seen) -> None:
@@ -87,6 +93,7 @@ class Log:
 
     def _write(self, one: msgspec.Struct) -> None:
         line = msgspec.json.encode(one) + b"\n"
+        self.size += len(line)
         while line:
             line = line[os.write(self._fd, line) :]
 
@@ -129,10 +136,11 @@ class Samples:
         self._data, self._index = path.with_suffix(".bin").open("wb"), path.with_suffix(".index").open("wb")
         self._known: set[str] = set()
         self._offset = 0
+        self._most = min(MOST_SAMPLES, shutil.disk_usage(path.parent).free // OF_FREE)
 
     def put(self, digest: str, leaf: Leaf) -> None:
         """Keep `leaf`, unless it is kept already or there is too much."""
-        if digest in self._known or self._offset > MOST_SAMPLES:
+        if digest in self._known or self._offset > self._most:
             return
         self._known.add(digest)
         one = Index(digest, leaf.kind)
@@ -194,7 +202,7 @@ def how_much(kept: Kept, before: str | None, now: str | None) -> str | None:
     one, other = kept.values(before), kept.values(now)
     if one is None or other is None or one.shape != other.shape:
         texts = kept.text(before), kept.text(now)
-        return f"{texts[0] or 'absent'}, then {texts[1] or 'absent'}" if any(texts) else None
+        return f"expected {texts[0] or 'nothing'}, found {texts[1] or 'nothing'}" if any(texts) else None
     if one.dtype == np.bool_ or one.dtype.kind not in "iufcV":
         return f"{int((one != other).sum())} of {one.size} elements looked at"
     wide = np.complex128 if one.dtype.kind == "c" else np.float64

@@ -19,6 +19,8 @@ class Verdict(StrEnum):
     EXACT = "exact"
     NOT_EXACT = "not exact"
     INCOMPLETE = "incomplete"
+    LEFT_OUT = "left out"
+    """Of a point that nobody asked for by name, and that there was no room for."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,8 @@ class Row:
     """One comparison: the uninterrupted script against another process.
 
     `name` says which ("resumed after step 3", "without saving"), `at` is the point, `compared` how many moments were. Where they
-    part, `where` is the first moment that differs, `aspect` what (place, batches, rng, state, metrics), `differences` which
-    leaves, `expected` and `found` what else there is to say, `causes` the likely ones.
+    part, `where` is the first moment that differs, `aspect` what (place, batches, rng, state, gradients, metrics), `differences`
+    which leaves, `expected` and `found` what else there is to say, `causes` the likely ones.
     """
 
     name: str
@@ -50,6 +52,47 @@ class Row:
     found: str | None = None
     causes: tuple[Cause, ...] = ()
     note: str = ""
+
+    @property
+    def result(self) -> str:
+        """The verdict in a table's cell."""
+        match self.verdict:
+            case Verdict.NOT_EXACT:
+                return f"differs at step {self.where.step}: {self.aspect}" if self.where is not None else "differs"
+            case Verdict.EXACT if self.where is not None:
+                return "differs, by chance"
+            case Verdict.INCOMPLETE:
+                return "not answered"
+            case verdict:
+                return str(verdict)
+
+
+@dataclass
+class Finding:
+    """One kind of difference: the first row that has it, all rows that have it, and those of its causes that no finding before it
+    had."""
+
+    row: Row
+    also: list[Row]
+    new: list[Cause] = field(default_factory=list)
+
+    @property
+    def title(self) -> str:
+        """Which process differs, where, and in what."""
+        return f"{self.row.name} differs at {self.row.where}: {self.row.aspect}"
+
+    def details(self) -> list[str]:
+        """What differs, and why, a line each."""
+        row = self.row
+        lines = [f"likewise {', '.join(one.name for one in self.also[1:])}"] if len(self.also) > 1 else []
+        if row.expected or row.found:
+            lines.append(f"expected {row.expected}, found {row.found}")
+        shown = () if row.aspect == "metrics" else row.differences[:SHOWN]
+        lines += [f"{one.path}: {one.how_much or 'differs'}" for one in shown]
+        if len(row.differences) > SHOWN:
+            lines.append(f"and {len(row.differences) - SHOWN} more")
+        lines += [f"cause: {cause.text}" for cause in self.new]
+        return lines if self.new or not row.causes else [*lines, "cause: as above"]
 
 
 @dataclass(frozen=True)
@@ -77,16 +120,30 @@ class Report:
 
     def __str__(self) -> str:
         lines = [f"{str(self.verdict).upper()}: {' '.join(self.command)}"]
-        for row in self.rows:
-            if row.verdict is not Verdict.EXACT:
-                lines.append(f"{row.name}: differs at {row.where} ({row.aspect})")
-                if row.expected or row.found:
-                    lines.append(f"  expected {row.expected}, found {row.found}")
-                lines += [f"  {one.path}: {one.how_much or 'differs'}" for one in row.differences[:SHOWN]]
-                lines += [f"  cause: {cause.text}" for cause in row.causes]
+        for one in self.findings():
+            lines += [one.title, *(f"  {text}" for text in one.details())]
+        lines += [f"{row.name}: {row.result}: {row.note}" for row in self.rows if row.note]
         lines += [f"note: {text}" for text in self.remarks]
         lines += [f"could not be observed: {text}" for text in self.unseen]
         return "\n".join(lines)
+
+    def findings(self) -> list[Finding]:
+        """What is not exact, each kind once."""
+        found: dict[Any, Finding] = {}
+        for row in self.rows:
+            if row.verdict is Verdict.NOT_EXACT:
+                kind = (row.aspect, tuple(one.path for one in row.differences), row.causes)
+                found.setdefault(kind, Finding(row, [])).also.append(row)
+        told: set[Cause] = set()
+        for one in found.values():
+            one.new = [cause for cause in one.row.causes if cause not in told]
+            told |= set(one.row.causes)
+        return list(found.values())
+
+    @property
+    def moments(self) -> int:
+        """How many moments were compared after restarts."""
+        return sum(row.compared for row in self.rows if row.at is not None)
 
     @property
     def exit_code(self) -> int:

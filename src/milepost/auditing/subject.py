@@ -42,7 +42,11 @@ class Subject:
             self._remark(f"the script opens {len(runs)} runs; {runs.get(self.name, self.name)} was audited")
         found = [seen for head, seen in ran.logs if os.path.basename(head.scratch) == self.name and seen]
         if not found:
-            raise AuditError(f"the run is not opened any more ({ran.name})", where=self.name, found=ran.tail())
+            raise AuditError(
+                f"the run is not opened any more ({ran.name}{': ' + ran.cut if ran.timed_out else ''})",
+                where=self.name,
+                found=ran.tail() or "no output",
+            )
         if len(found) > 1:
             self._remark(f"{len(found)} processes open the run; the one that does most was compared")
         return max(found, key=len)

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 from milepost.auditing.causes import Cause
 from milepost.auditing.compare import Pair, Parting
-from milepost.auditing.observer import EARLY, Spec
 from milepost.auditing.points import Point
-from milepost.auditing.processes import TIMED_OUT, Bench, Ran
+from milepost.auditing.processes import Bench, Ran
 from milepost.auditing.records import Kept, Key, Seen
 from milepost.auditing.report import Row, Verdict
+from milepost.auditing.spec import Spec
 from milepost.auditing.subject import Subject
 from milepost.auditing.verdict import parted
 
@@ -47,9 +47,17 @@ class Uninterrupted:
     def run_control(self, steps: int | None) -> None:
         """Run the script without saving, to step `steps` or to its end."""
         self._say("running the script without saving")
-        ran = self._bench.run("control", Spec("", "", "", steps=steps, seconds=self._bench.seconds))
+        spec = Spec("", "", "", steps=steps, seconds=self._bench.seconds)
+        ran = self._bench.run("control", spec)
+        if ran.looked_at & self._bench.known:
+            self._say("running it again: it had read a run before it opened it")
+            self._bench.clear("control", always=True)
+            ran = self._bench.run("control", spec)
         self.free = self._subject.seen_by(ran)
-        self.early = ran.code == TIMED_OUT or (self._bench.folder("control") / "log" / EARLY).exists()
+        self.early = bool(ran.early or ran.code)
+        if self.early:
+            why = ran.early or "a child of the script reads a checkpoint of its own run"
+            self._remark(f"{why}, after {self.free[-1].key}: what follows was not compared")
 
     def run_straight(self, points: Sequence[Point], stop: Key | None, steps: int | None) -> Ran:
         """Run it straight through to `stop`, saving at `points`."""
@@ -59,35 +67,51 @@ class Uninterrupted:
         self.seen = self._subject.seen_by(ran)
         return ran
 
-    def compare(self, *, ends: bool) -> Row:
-        """Whether saving changes what is computed; and if something does, whether it is not rather chance."""
+    def compare(self, ran: Ran, *, ends: bool) -> Row:
+        """Whether saving, as in `ran`, changes what is computed; and if something does, whether it is not rather chance."""
         pair = Pair.align(self.free, self.seen)
         self.unseeded = pair.unseeded()
-        parting = pair.parting(ends=ends, unseeded=self.unseeded)
+        parting = pair.parting(ends=ends and not ran.timed_out, unseeded=self.unseeded)
         name, label = "with saving, beside without", "control"
+        if parting is None and ran.timed_out:
+            return Row(
+                name, label, None, len(pair.other), Verdict.INCOMPLETE, note=f"{ran.cut}, at {self.seen[-1].key}"
+            )
         if parting is None:
             return Row(name, label, None, len(pair.other), Verdict.EXACT)
         self._say("they differ: running it once more without saving")
-        again = self._control_again("control-again")
+        ran, again = self._control_again("control-again")
         self._again.append(again)
         twins = Pair.align(self.free, again)
         chance = twins.parting(ends=False, unseeded=twins.unseeded())
         kept = self._kept("control", "straight", "control-again")
+        if chance is None and len(again) <= parting.after:
+            note = (
+                f"they differ at {parting.key}; whether another process without saving does too is not known: {ran.cut}"
+            )
+            return Row(name, label, None, parting.after, Verdict.INCOMPLETE, note=note)
         if chance is None:
             text = "saving itself changes what is computed: something that milepost reads while it saves is drawn from, or moved"
             return parted(name, label, None, parting, [Cause("", text)], kept, Verdict.NOT_EXACT)
         note = f"two uninterrupted runs differ as well, from {chance.key} on ({chance.aspect})"
         self.chance = f"{note}: {self._why(chance)}"
-        self._remark(self.chance)
         return replace(parted(name, label, None, parting, [], kept, Verdict.EXACT), note=self.chance)
 
     def compare_workers(self, workers: int) -> Row:
         """Whether it matters how many workers read the data. Who draws random numbers then is another matter."""
         self._say(f"running it with {workers} workers")
-        other = self._control_again("workers", workers=workers)
+        ran, other = self._control_again("workers", workers=workers)
         pair = Pair.align(self.free, other)
         name = f"with {workers} workers in every loader"
         parting = pair.parting(ends=False, unseeded=LIBRARIES)
+        read, not_read = ran.loops("workers"), ran.loops("others")
+        if parting is None and not read:
+            note = "nothing to compare: no loop of milepost reads a DataLoader"
+            return Row(name, "", None, 0, Verdict.LEFT_OUT, note=note)
+        if not_read:
+            self._remark(f"{' and '.join(not_read)} read no DataLoader: --workers says nothing of what they read with")
+        if parting is None and ran.timed_out:
+            return Row(name, "", None, len(other), Verdict.INCOMPLETE, note=f"{ran.cut}, at {other[-1].key}")
         if parting is None:
             return Row(name, "", None, len(other), Verdict.EXACT)
         cause = Cause("", "the data depends on the number of workers: do not change it within a run")
@@ -98,14 +122,17 @@ class Uninterrupted:
         processes = ({one.key: one for one in seen} for seen in (self.free, self.seen, *self._again))
         return len({one[key].script.get(path) for one in processes if key in one}) <= 1
 
-    def _control_again(self, name: str, *, workers: int | None = None, hash_seed: str | None = None) -> list[Seen]:
+    def _control_again(
+        self, name: str, *, workers: int | None = None, hash_seed: str | None = None
+    ) -> tuple[Ran, list[Seen]]:
         spec = Spec("", "", "", end=self.free[-1].key, workers=workers)
         variables = {"PYTHONHASHSEED": hash_seed} if hash_seed is not None else {}
-        return self._subject.seen_by(self._bench.run(name, spec, variables))
+        ran = self._bench.run(name, spec, variables)
+        return ran, self._subject.seen_by(ran)
 
     def _why(self, chance: Parting) -> str:
         """Why two uninterrupted processes differ."""
-        twins = Pair.align(*(self._control_again(f"hash-seed-{number}", hash_seed="0") for number in (1, 2)))
+        twins = Pair.align(*(self._control_again(f"hash-seed-{number}", hash_seed="0")[1] for number in (1, 2)))
         if twins.parting(ends=False, unseeded=twins.unseeded()) is None:
             return "the order of a set, or hash() of text, decides something: sort it, or set PYTHONHASHSEED"
         if chance.after == 0:

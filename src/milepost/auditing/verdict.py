@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from milepost.auditing.causes import UNKNOWN, Cause, causes
 from milepost.auditing.compare import Leaf, Pair, Parting, Suspect
@@ -18,10 +19,11 @@ _NEVER_STATE = ("loader", "sampler", "dataset", "state")
 
 def overall(rows: Sequence[Row], unseen: Sequence[str]) -> Verdict:
     """The answer: exact only if something was compared after a restart, and nothing is left open."""
-    if any(row.verdict is Verdict.NOT_EXACT for row in rows):
+    verdicts = {row.verdict for row in rows}
+    if Verdict.NOT_EXACT in verdicts:
         return Verdict.NOT_EXACT
     compared = any(row.at is not None and row.compared > 1 for row in rows)
-    return Verdict.INCOMPLETE if unseen or not compared else Verdict.EXACT
+    return Verdict.INCOMPLETE if unseen or not compared or Verdict.INCOMPLETE in verdicts else Verdict.EXACT
 
 
 def parted(
@@ -33,30 +35,55 @@ def parted(
                parting.found, tuple(likely))  # fmt: skip
 
 
+class Place(NamedTuple):
+    """Where a process was started again: the moment, what it stands for, and what a person should know of it."""
+
+    at: Key
+    label: str
+    note: str = ""
+
+    @property
+    def title(self) -> str:
+        """The name of its row."""
+        return f"resumed after {self.at}"
+
+
 def resumed(
-    title: str, point: Point, pair: Pair, parting: Parting | None, found: Sequence[Suspect], kept: Kept
+    place: Place, pair: Pair, parting: Parting | None, found: Sequence[Suspect], kept: Kept
 ) -> tuple[Row, list[str]]:
     """The row of a resumed process beside the straight one, and remarks about what is otherwise but mattered to nothing."""
+    title, label, at, note = place.title, place.label, place.at, place.note
     if parting is not None:
-        likely = causes(parting, found)
-        return parted(title, point.label, point.key, parting, likely, kept, Verdict.NOT_EXACT), []
+        row = parted(title, label, at, parting, causes(parting, found), kept, Verdict.NOT_EXACT)
+        return replace(row, note=note), []
     lost = [one for one in found if one.kind and one.kind not in _NEVER_STATE]
     harmless = causes(None, [one for one in found if one not in lost])
     remarks = [f"{cause.text} (nothing else came of it as far as was compared)" for cause in harmless]
     compared = len(pair.other)
     if not lost:
-        return Row(title, point.label, point.key, compared, Verdict.EXACT), remarks
+        return Row(title, label, at, compared, Verdict.EXACT, note=note), remarks
     differences = _differences([leaf for one in lost for leaf in one.leaves], kept)
     first = pair.other[lost[0].first].key
-    row = Row(title, point.label, point.key, compared, Verdict.NOT_EXACT, first, "objects", differences,
-              causes=tuple(causes(None, lost)))  # fmt: skip
+    row = Row(title, label, at, compared, Verdict.NOT_EXACT, first, "objects", differences,
+              causes=tuple(causes(None, lost)), note=note)  # fmt: skip
     return row, remarks
 
 
-def failed(title: str, point: Point, error: str) -> Row:
+def failed(place: Place, error: str) -> Row:
     """The row of a process that does not survive being started again."""
     cause = Cause("restart", f"the script fails when it is started again: {error}")
-    return Row(title, point.label, point.key, 0, Verdict.NOT_EXACT, point.key, "place", causes=(cause,))
+    return Row(place.title, place.label, place.at, 0, Verdict.NOT_EXACT, place.at, "place", causes=(cause,))
+
+
+def open_(place: Place, why: str, compared: int = 0) -> Row:
+    """The row of a point for which the question stays open."""
+    return Row(place.title, place.label, place.at, compared, Verdict.INCOMPLETE, note=why)
+
+
+def left_out(point: Point, why: str, *, named: bool) -> Row:
+    """The row of a point that there was no room for; `named`: the person had asked for it."""
+    verdict = Verdict.INCOMPLETE if named else Verdict.LEFT_OUT
+    return Row(f"resumed after {point.key}", point.label, point.key, 0, verdict, note=why)
 
 
 def remarks_beside(rows: Sequence[Row], remarks: Sequence[str]) -> tuple[str, ...]:

@@ -13,9 +13,9 @@ from milepost.cli.terminal import Progress, document, paint, say, width
 from milepost.core.text import safe
 
 if TYPE_CHECKING:
-    from milepost.auditing.report import Report, Row
+    from milepost.auditing.report import Report
 
-_COLOURS = {"exact": "green", "not exact": "red", "incomplete": "yellow"}
+_COLOURS = {"exact": "green", "not exact": "red", "incomplete": "yellow", "left out": "yellow"}
 
 
 def audit(
@@ -25,7 +25,7 @@ def audit(
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option("--steps", metavar="K", help="Compare so many steps after the last of these; else all."),
+        typer.Option("--steps", metavar="K", help="Compare so many steps after the last of these; else all.", min=1),
     ] = None,
     every_step: Annotated[bool, typer.Option("--all", help="Resume from every step.")] = False,
     kill: Annotated[
@@ -41,6 +41,10 @@ def audit(
     seconds: Annotated[
         float, typer.Option("--seconds", metavar="S", help="Compare what a process does within so many seconds.")
     ] = 300.0,
+    space: Annotated[
+        float | None,
+        typer.Option("--space", metavar="GIB", help="Let scratch take so much; else most of what is free.", min=0),
+    ] = None,
     scratch: Annotated[
         Path | None,
         typer.Option("--scratch", metavar="DIR", help="Keep the scratch of all processes in this new folder."),
@@ -72,7 +76,7 @@ def audit(
         comparisons: [{name, point, at, compared, verdict, where, aspect, expected, found, note,
                        differences: [{path, how_much}], causes: [{path, text}]}]
         at, where: {step, epoch, batch, phase, asker}
-        aspect: place, batches, rng, state, metrics or objects
+        aspect: place, batches, rng, state, gradients, metrics or objects
         leaves: how many were compared at every moment; unseen: what could not be
         remarks, seconds, command; files: that the script wrote; versions: {milepost}
     """
@@ -89,6 +93,7 @@ def audit(
             every_step=every_step,
             workers=workers,
             seconds=seconds,
+            space=None if space is None else int(space * (1 << 30)),
             copy_cwd=copy_cwd,
             keep=scratch,
             say=lambda text: progress.show(safe(text)),
@@ -107,17 +112,27 @@ def audit(
 
 
 def _say(found: Report) -> None:
-    columns = [Column("COMPARED"), Column("POINT"), Column("MOMENTS", right=True), Column("RESULT")]
+    columns = [
+        Column("PROCESS", least=18), Column("POINT", optional=2), Column("MOMENTS", right=True, optional=1), Column("RESULT"),
+    ]  # fmt: skip
     rows: list[list[Cell]] = [
-        [safe(row.name), row.label, str(row.compared), Styled(_result(row), _COLOURS[str(row.verdict)])]
+        [
+            safe(row.name),
+            row.label,
+            str(row.compared),
+            Styled(row.result + " *" * bool(row.note), _COLOURS[row.verdict]),
+        ]
         for row in found.rows
     ]
     for line in table(columns, rows, width())[0]:
         say(line)
-    told: set[str] = set()
-    for row in found.rows:
-        if row.verdict != "exact":
-            _say_row(row, told)
+    noted = [row for row in found.rows if row.note]
+    for number, row in enumerate(noted):
+        say(f"{'' if number else chr(10)}* {safe(row.name)}: {safe(row.note)}")
+    for one in found.findings():
+        say(f"\n{paint(safe(one.title), 'bold')}")
+        for text in one.details():
+            say(f"  {safe(text)}")
     for remark in found.remarks:
         say(f"\nnote: {safe(remark)}")
     if found.unseen:
@@ -127,29 +142,9 @@ def _say(found: Report) -> None:
     if found.files:
         more = f" and {len(found.files) - 5} more" if len(found.files) > 5 else ""
         say(f"\nthe script also wrote {', '.join(map(safe, found.files[:5]))}{more}; --copy-cwd keeps that apart")
-    verdict = paint(str(found.verdict).upper(), _COLOURS[str(found.verdict)])
-    say(f"\n{verdict}  {found.seen} leaves compared at every moment, {found.seconds:.0f} s")
-
-
-def _result(row: Row) -> str:
-    if row.note and row.verdict == "exact":
-        return "exact*" if row.compared and row.where is None else "see note"
-    return str(row.verdict)
-
-
-def _say_row(row: Row, told: set[str]) -> None:
-    from milepost.auditing.report import SHOWN
-
-    say(f"\n{safe(row.name)}: differs at {safe(str(row.where))}, {row.aspect}")
-    if row.expected or row.found:
-        say(f"  expected {safe(str(row.expected))}, found {safe(str(row.found))}")
-    for one in row.differences[: 0 if row.aspect == "metrics" else SHOWN]:
-        say(f"  {safe(one.path)}{f': {safe(one.how_much)}' if one.how_much else ''}")
-    if len(row.differences) > SHOWN:
-        say(f"  and {len(row.differences) - SHOWN} more")
-    for cause in row.causes:
-        if cause.text in told:
-            say("  cause: as above")
-            break
-        told.add(cause.text)
-        say(f"  cause: {safe(cause.text)}")
+    moments = "moment" if found.moments == 1 else "moments"
+    verdict = paint(str(found.verdict).upper(), _COLOURS[found.verdict])
+    say(
+        f"\n{verdict}  {found.seen} leaves compared bit for bit at {found.moments} {moments} (after steps, at ends of epochs), "
+        f"{found.seconds:.0f} s"
+    )

@@ -20,6 +20,7 @@ from milepost.errors import FormatError, MilepostError, NotFoundError, Reference
 from milepost.folder import names
 from milepost.folder.run import Listed, RunFolder
 from milepost.folder.which import find
+from milepost.ops.redirected import redirected
 from milepost.storage.base import Storage, storage_error
 from milepost.storage.local import LocalStorage
 
@@ -56,6 +57,7 @@ class Ref(NamedTuple):
             raise ReferenceSyntaxError("a path has no NUL in it", found=ascii(text))
         if not text:
             raise ReferenceSyntaxError("an empty REF", expected="PLACE[@WHICH]")
+        text = redirected(text)
         if os.path.lexists(text):
             return cls(text)
         place, at, which = text.rpartition("@")
@@ -139,7 +141,7 @@ def open_run(place: str | os.PathLike[str]) -> RunFolder:
         FormatError: something else, or written by a newer milepost.
         StorageError: the storage refused.
     """
-    place = os.fspath(place)
+    place = redirected(os.fspath(place))
     kind = _kind(place)
     if kind == "run":
         return RunFolder.open(LocalStorage(place))
@@ -198,12 +200,12 @@ def checkpoint_folders(ref: Ref) -> list[Storage]:
 
 def is_run(place: str) -> bool:
     """Whether `place` is a run directory."""
-    return os.path.isfile(os.path.join(place, names.RUN))
+    return os.path.isfile(os.path.join(redirected(place), names.RUN))
 
 
 def is_checkpoint(place: str) -> bool:
     """Whether `place` is a checkpoint folder."""
-    return os.path.isfile(os.path.join(place, names.MANIFEST))
+    return os.path.isfile(os.path.join(redirected(place), names.MANIFEST))
 
 
 def runs_below(

@@ -80,6 +80,11 @@ class _Read:
         return getattr(self._inner, name)
 
 
+def is_loader(value: object) -> bool:
+    """Whether `value` reads with worker processes, if it is told to."""
+    return isinstance(value, DataLoader)
+
+
 def set_workers(count: int) -> None:
     """Every `DataLoader`, those that are there and those to come, has `count` workers."""
     make = DataLoader.__init__

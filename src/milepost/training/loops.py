@@ -92,6 +92,11 @@ class Loops:
         self._feeds[name] = (loader, made)
         return made, True
 
+    def loader(self, name: str) -> object:
+        """What is read under `name`, as the script gave it."""
+        known = self._feeds.get(name)
+        return known[0] if known is not None else None
+
     def untracked(self, loader: Iterable[Any]) -> Iterable[Any]:
         """`loader` as it is to be iterated over where no position is kept; the same from pass to pass."""
         known = self._untracked.get(id(loader))
@@ -125,6 +130,7 @@ class Loops:
             feed.begin(saved["position"])
             if saved["current"]:
                 loop.handed, loop.finished = saved["done"], saved["finished"]
+                loop.spans = saved.get("spans", False)
                 self._loops[name] = loop
                 return loop, self._asker == name
         feed.begin(None)
@@ -270,6 +276,7 @@ class Loops:
                 "done": done[name],
                 "finished": loop.over,
                 "current": loop.current or (loop.spans and not loop.over),
+                "spans": loop.spans,
                 "position": loop.feed.position(done[name]),
             }
         return {"loops": loops, "asker": asker.name if asker is not None else None}

@@ -114,9 +114,13 @@ class Session:
             "rng": self.rng.capture(),
             "data": dict(data),
             "vars": self.vars,
-            "gradients": self.saver.gradients() if self._accumulating else {},
+            "gradients": self.gathered(),
             "best": self.best.capture(),
         }
+
+    def gathered(self) -> dict[str, Any]:
+        """The gradients that wait for an optimizer step, by item; those of a step that was made mean nothing."""
+        return self.saver.gradients() if self._accumulating else {}
 
     def _take_own(self, own: Mapping[str, Any]) -> None:
         where = own["progress"]
@@ -288,7 +292,9 @@ class Session:
                 self._say_waiting(asker)
             return
         if self._unsaved or torn:
-            self._save(self.position(), self._own_state(data), must=signalled)
+            pending = self._save(self.position(), self._own_state(data), must=signalled)
+            if pending is not None and self._watcher is not None:
+                self._watcher.saved(self, pending)
         if signalled:
             self._stop()
 
@@ -340,7 +346,7 @@ class Session:
                 + "); keep constants and counters in run.vars",
             )
         if self._watcher is not None and not self._watcher.saves:
-            return None
+            return self._watcher.unsaved(self, position.step)
         cost = self._cost.save_begins()
         if cost is not None:
             self._due.cost(cost)
@@ -351,8 +357,6 @@ class Session:
             self._due.saved(self.progress)
             self._stale = {name for name, item in self.items.items() if item.replaced}
             self._steps_at_save = self.progress.step
-            if self._watcher is not None:
-                self._watcher.saved(self, pending)
         return pending
 
     def _stop(self) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 from milepost.folder.retention import Keep
+from milepost.ops.redirected import VARIABLE
 from milepost.pipeline.persist import Pending
 from milepost.training.policy import Policy
 from milepost.training.progress import Progress
@@ -18,8 +19,6 @@ from milepost.training.progress import Progress
 if TYPE_CHECKING:
     from milepost.training.session import Session
 
-VARIABLE = "MILEPOST_AUDIT"
-"""The environment variable that says that somebody watches; what it holds is the watcher's own affair."""
 _WATCHER = "milepost.auditing.observer"
 
 
@@ -36,7 +35,7 @@ class Watcher(Protocol):
     """What is told of a run. Nothing of it may change what the script computes."""
 
     saves: bool
-    """Whether anything is saved."""
+    """Whether anything is saved; if not, `unsaved` takes its place."""
 
     def open(self, asked: Opening) -> Opening:
         """A run is about to be opened."""
@@ -51,7 +50,10 @@ class Watcher(Protocol):
         """The script is between two batches or epochs: the loop `asker` (or, if empty, something else) asks what is next."""
 
     def saved(self, session: Session, pending: Pending) -> None:
-        """A checkpoint is taken."""
+        """A checkpoint is taken where the script was seen last."""
+
+    def unsaved(self, session: Session, step: int) -> Pending:
+        """What a script is given for a checkpoint that is not taken."""
 
     def goes_back(self, session: Session) -> None:
         """The script goes back to a checkpoint."""

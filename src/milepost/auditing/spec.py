@@ -1,0 +1,36 @@
+"""What an audited process is told to do, and where."""
+
+from __future__ import annotations
+
+import msgspec
+
+from milepost.auditing.records import Key
+
+MOST_LOG = 1 << 28
+"""Bytes that the first process may write down before it is ended, as when its time is over."""
+LOOPS = "loops"
+"""Folders in that of logs with the names of the loops that read a loader with workers, or something else."""
+EARLY = "ended-early"
+"""The file in the folder of logs that says that the script was ended before its time."""
+
+
+class Spec(msgspec.Struct, omit_defaults=True):
+    """What an audited process is to do.
+
+    `runs` holds scratch run directories, `log` takes what is written down, `points` is where to save (into `saved`; None switches
+    saving off), `end` is the moment after which the script is ended, or the number of steps, `seconds` how long it may take;
+    `kill` ends the process by SIGKILL as soon as the first of `points` is saved; `workers` is how many every loader has, whatever
+    the script says; `known` are the names in `runs` that the script is known to use (see `milepost.ops.redirected`).
+    """
+
+    runs: str
+    log: str
+    cwd: str
+    points: list[Key] = []
+    saved: str | None = None
+    end: Key | None = None
+    steps: int | None = None
+    seconds: float | None = None
+    kill: bool = False
+    workers: int | None = None
+    known: list[str] = []
