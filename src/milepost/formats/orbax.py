@@ -131,7 +131,7 @@ def _tree(
     root = os.path.realpath(folder.where)
     tree = _json(folder, TREE) if folder.has(TREE) else {}
     whole = isinstance(tree, dict) and tree.get("store_array_data_equal_to_fill_value") is True
-    found = child.ask(do="open", seconds=LISTING, root=root, ocdbt=folder.has(OCDBT), whole=whole)
+    found = child.ask(again=True, do="open", seconds=LISTING, root=root, ocdbt=folder.has(OCDBT), whole=whole)
     names, rest = _names(folder)
     strings = _json(folder, STRINGS) if folder.has(STRINGS) else {}
     for name, kind, shape in found:
