@@ -214,6 +214,22 @@ def test_metadata_that_cannot_be(
     assert str(copied) in str(caught.value.where)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        (b"state_dict_metadata", b"state_dict_metadatb", "have no state_dict_metadata"),
+        (b"Metadata", b"Metadatb", "not of the expected form"),
+        (b"float32", b"floot32", "cannot be understood|not known"),
+    ],
+)
+def test_metadata_with_names_of_nothing(copied: Path, old: bytes, new: bytes, says: str) -> None:
+    data = (copied / ".metadata").read_bytes()
+    assert old in data
+    (copied / ".metadata").write_bytes(data.replace(old, new))
+    with pytest.raises(FormatError, match=says):
+        dict(milepost.open(copied))
+
+
 def test_a_box_that_is_another_tensor(copied: Path) -> None:
     told = pickle.loads((copied / ".metadata").read_bytes())
     another(told)

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,6 +64,40 @@ def test_every_type(made: Path) -> None:
         np.testing.assert_array_equal(source[path].view(np.uint8), expected[path])
 
 
+def test_what_is_no_array(made: Path) -> None:
+    source = milepost.open(made / "odd")
+    assert {path: (spec.dtype.name, spec.shape) for path, spec in source.specs.items()} == {
+        "key": ("uint32", (2,)), "keys": ("uint32", (2, 2)), "zero": ("float32", ()), "int": ("int64", ()),
+        "truth": ("bool", ()), "a/b.c": ("int64", (3,)), "..": ("int64", (1,)), "x~1y": ("int64", (2,)),
+    }  # fmt: skip
+    expected = np.load(made / "expected-odd.npz")
+    for path, name in {"key": "key", "keys": "keys", "a/b.c": "dots"}.items():
+        np.testing.assert_array_equal(source[path], expected[name])
+    assert source["zero"] == 2.5
+    assert source["int"] == 5
+    assert source["truth"]
+    assert source.plain == {"text": "hello", "none": None, "dict": {}, "list": [], "tuple": ()}
+    kind = "random keys of JAX (threefry2x32)"
+    assert isinstance(source, Orbax)
+    assert source.notes == {"key": kind, "keys": kind}
+
+
+def test_checkpoints_without_a_tree_of_arrays(made: Path) -> None:
+    assert milepost.open(made / "none").plain == {"a": None}
+    assert milepost.open(made / "json").plain == {"metadata": {"a": [1, 2]}}
+    assert milepost.open(made / "leaf")["~"].tolist() == [0, 1, 2]
+    state = milepost.open(made / "manager-of-keys")
+    assert state.metadata["step"] == 3
+    assert state["rng/jax_random_key/checkpoint"].tolist() == np.load(made / "expected-odd.npz")["key"].tolist()
+
+
+def test_a_save_that_was_cut_short(made: Path, tmp_path: Path) -> None:
+    about = json.loads((made / "none" / "_CHECKPOINT_METADATA").read_text())
+    (tmp_path / "_CHECKPOINT_METADATA").write_text(json.dumps(about | {"commit_timestamp_nsecs": None}))
+    with pytest.raises(FormatError, match="never finished"):
+        milepost.open(tmp_path)
+
+
 def test_large_arrays(made: Path) -> None:
     found = milepost.open(made / "large")["w"]
     np.testing.assert_array_equal(found, np.arange(20_000_000, dtype=np.float32).reshape(5000, 4000))
@@ -109,7 +144,9 @@ def test_names_in_the_metadata_are_no_places(copied: Path) -> None:
     entry = tree["tree_metadata"]["('opt', '0')"]
     entry["key_metadata"] = [{"key": "../secret", "key_type": 2}]
     (copied / "_METADATA").write_text(json.dumps(tree))
-    assert set(milepost.open(copied)) == {"params/dense~10/kernel", "opt/1/mu", "step", "rate"}
+    with pytest.raises(FormatError, match="not there") as caught:
+        milepost.open(copied)
+    assert "../secret" in str(caught.value.expected)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"tree_metadata": 5}', '{"tree_metadata": {"a": {}}}', "[" * 100_000, ""])
@@ -121,13 +158,41 @@ def test_metadata_that_cannot_be(copied: Path, text: str) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"shape": [1 << 40], "chunks": [1 << 20]}, {"shape": [1 << 62]}, {"dtype": "|O"}, {"kvstore": "file:///etc/"}],
+    [
+        {"shape": [1 << 40], "chunks": [1 << 20]},
+        {"shape": [1 << 62]},
+        {"shape": [2, 1 << 62, 1 << 62]},
+        {"shape": [-1]},
+        {"shape": [True]},
+        {"shape": "2"},
+        {"dtype": "|O"},
+        {"dtype": "<f4,<f4"},
+        {"dtype": ""},
+        {"dtype": [["a", "<f4"]]},
+        {"kvstore": "file:///etc/"},
+        {"driver": "file"},
+        {"chunks": [1 << 40]},
+        {"chunks": [0]},
+        {"fill_value": "x"},
+        {"compressor": {"id": "unheard of"}},
+        {"zarr_format": 9},
+    ],
 )
 def test_arrays_that_cannot_be(copied: Path, change: dict[str, object]) -> None:
     described = json.loads((copied / "opt.0" / ".zarray").read_text())
     (copied / "opt.0" / ".zarray").write_text(json.dumps(described | change))
     with pytest.raises(FormatError):
         milepost.open(copied)["opt/0"]
+
+
+def test_a_piece_that_unpacks_without_end(copied: Path) -> None:
+    described = json.loads((copied / "opt.0" / ".zarray").read_text())
+    (copied / "opt.0" / ".zarray").write_text(json.dumps(described | {"compressor": {"id": "zlib", "level": 9}}))
+    (copied / "opt.0" / "0").write_bytes(zlib.compress(bytes(1 << 28)))
+    source = milepost.open(copied)
+    with pytest.raises(FormatError):
+        source["opt/0"]
+    assert source["opt/1/mu"].tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("prefix", ["../secret/", "secret/"])
@@ -163,6 +228,7 @@ def test_a_library_that_dies_is_an_error(copied: Path) -> None:
     os.kill(source._child._process.pid, signal.SIGSEGV)
     with pytest.raises(FormatError, match="SIGSEGV"):
         source["opt/0"]
+    assert source["opt/0"].tolist() == [0, 0]  # by a new one, of which the folder was asked again
 
 
 @pytest.mark.parametrize(
@@ -172,6 +238,9 @@ def test_a_library_that_dies_is_an_error(copied: Path) -> None:
         ("ocdbt-zarr", "manifest.ocdbt"),
         ("ocdbt-zarr", "d/*"),
         ("ocdbt-zarr", "_METADATA"),
+        ("odd", "array_metadatas/*"),
+        ("odd", "_CHECKPOINT_METADATA"),
+        ("files-zarr3", "opt.0/zarr.json"),
     ],
 )
 def test_mutants(made: Path, tmp_path: Path, fuzz_processes: int, layout: str, pattern: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -26,8 +27,8 @@ def serve(memory: int, handlers: dict[str, Callable[..., Answer]]) -> None:
 
     Args:
         memory: bytes that may be taken beyond what the libraries have taken by now.
-        handlers: by the question's ``do``. ``seconds`` is taken out before, and bounds the processor time of the answer;
-            so is ``memory``, bytes that this answer may take beyond the others.
+        handlers: by the question's ``do``. ``seconds`` is taken out before, and bounds the processor time of the answer, of all
+            threads together; so is ``memory``, bytes that this answer may take beyond the others.
     """
     with open("/proc/self/statm", encoding="ascii") as file:
         taken = int(file.read().split()[0]) * resource.getpagesize()
@@ -38,14 +39,13 @@ def serve(memory: int, handlers: dict[str, Callable[..., Answer]]) -> None:
     os.dup2(2, 1)  # what a library prints is no answer
     for line in sys.stdin.buffer:
         question = json.loads(line)
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        bound = int(used.ru_utime + used.ru_stime + question.pop("seconds")) + 1
-        resource.setrlimit(resource.RLIMIT_CPU, (bound, resource.RLIM_INFINITY))
+        signal.setitimer(signal.ITIMER_PROF, question.pop("seconds"))  # its signal ends the process
         more = taken + memory + question.pop("memory", 0)
         resource.setrlimit(resource.RLIMIT_AS, (more, resource.RLIM_INFINITY))
-        follows: Iterator[bytes] | None = None
+        first, follows = b"", None
         try:
             answer, follows = handlers[question.pop("do")](**question)
+            first = next(follows or iter(()), b"")  # what fails, fails here: later it could only end the process
             told: dict[str, Any] = {"answer": answer}
         except RefusedError as error:
             told = {"error": str(error), "found": error.found, "unsafe": error.unsafe}
@@ -56,6 +56,7 @@ def serve(memory: int, handlers: dict[str, Callable[..., Answer]]) -> None:
             told = {"error": message, "found": str(error)[:200], "unsafe": False}
         raw = json.dumps(told).encode()
         out.write(len(raw).to_bytes(8) + raw)
+        out.write(first)
         for piece in follows or ():
             out.write(piece)
         out.flush()

@@ -96,9 +96,8 @@ class Hdf5(FormatSource):
                 hint="pip install 'milepost[formats]'",
             )
         self._part = part
-        with file.opened() as fd:
-            child = Child("hdf5_child", file.where, (fd,))
-            found = child.ask(do="open", seconds=LISTING, fd=fd, offset=offset, size=size)
+        child = Child("hdf5_child", file.where, file.opened)
+        found = child.ask(again=True, do="open", seconds=LISTING, offset=offset, size=size)
         values: dict[str, Any] = dict(plain or {})
         specs: dict[str, TensorSpec] = {}
         self._tensors: dict[str, tuple[str, int | None, bool]] = {}

@@ -9,20 +9,21 @@ from __future__ import annotations
 import io
 import math
 import os
-from collections.abc import Iterator
+import sys
 from typing import Any
 
 import h5py
 import numpy as np
 
 from milepost.formats.child_serve import Answer, RefusedError, serve
+from milepost.formats.hdf5_types import Element, described, element
 
-MEMORY = 256 * 1024 * 1024
+MEMORY = 200 * 1024 * 1024
 MOST_OBJECTS = 100_000
 DEEPEST = 64
 LARGEST_TEXT = 16 * 1024 * 1024
 """Bytes of all attributes and text."""
-LARGEST_CHUNK = 64 * 1024 * 1024
+LARGEST_CHUNK = 32 * 1024 * 1024
 PIECE = 16 * 1024 * 1024
 HIGHEST_RATIO = 1100
 """deflate makes at most about 1,030 bytes of one."""
@@ -63,11 +64,11 @@ class Listing:
     def __init__(self, file: h5py.File) -> None:
         self.tensors: list[tuple[str, str, list[int], int | None, bool]] = []
         self.plain: list[tuple[str, Any]] = []
-        self.datasets: dict[str, Any] = {}
+        self.elements: dict[str, Element] = {}
         self._text_left = LARGEST_TEXT
         self._soft: list[tuple[str, str]] = []
-        self._paths: dict[int, str] = {}
-        self._visit(file.id, "", 0)
+        self._paths = {h5py.h5o.get_info(file.id).addr: ""}
+        self._group(file.id, "", 0)
         known = set(self._paths.values())
         for path, target in self._soft:
             if target.strip("/") not in known:
@@ -76,54 +77,60 @@ class Listing:
                 )
             self.plain.append((path, f"a link to {target}"))
 
-    def _visit(self, item: Any, path: str, depth: int) -> None:
-        address = h5py.h5o.get_info(item).addr
-        if address in self._paths:
-            self.plain.append((path, f"the same as {self._paths[address] or '/'}"))
-            return
-        if len(self._paths) >= MOST_OBJECTS or depth > DEEPEST:
-            raise RefusedError("more objects than any model has, or too deep", unsafe=True)
-        self._paths[address] = path
-        self._attributes(item, path)
-        if isinstance(item, h5py.h5d.DatasetID):
-            self._dataset(item, path)
-        if not isinstance(item, h5py.h5g.GroupID):
-            return
-        for raw in sorted(item, key=_natural):
+    def _group(self, group: Any, path: str, depth: int) -> None:
+        if depth > DEEPEST:
+            raise RefusedError("groups are in groups, deeper than in any model", ascii(path)[:200], unsafe=True)
+        self._attributes(group, h5py.Group(group), path)
+        links: list[tuple[bytes, int, int]] = []
+        group.links.iterate(lambda name, link: links.append((name, link.type, link.u)), info=True)
+        for raw, kind, address in sorted(links, key=lambda found: _natural(found[0])):
             inner = os.path.join(path, raw.decode("utf-8", "surrogateescape"))
-            link = item.links.get_info(raw)
-            if link.type == h5py.h5l.TYPE_EXTERNAL:
+            if kind == h5py.h5l.TYPE_EXTERNAL:
                 raise RefusedError("a link leads to another file", ascii(inner)[:200], unsafe=True)
-            if link.type == h5py.h5l.TYPE_SOFT:
-                target = item.links.get_val(raw).decode("utf-8", "surrogateescape")
+            if kind == h5py.h5l.TYPE_SOFT:
+                target = group.links.get_val(raw).decode("utf-8", "surrogateescape")
                 self._soft.append((inner, target if target.startswith("/") else os.path.join(path, target)))
-            elif link.type == h5py.h5l.TYPE_HARD:
-                self._visit(h5py.h5o.open(item, raw), inner, depth + 1)
-            else:
+            elif kind != h5py.h5l.TYPE_HARD:
                 raise RefusedError("a link of an unknown kind", ascii(inner)[:200], unsafe=True)
+            elif address in self._paths:
+                self.plain.append((inner, f"the same as {self._paths[address] or '/'}"))
+            elif len(self._paths) >= MOST_OBJECTS:
+                raise RefusedError("more objects than any model has", unsafe=True)
+            else:
+                self._paths[address] = inner
+                self._object(h5py.h5o.open(group, raw), inner, depth + 1)
+
+    def _object(self, item: Any, path: str, depth: int) -> None:
+        if isinstance(item, h5py.h5g.GroupID):
+            self._group(item, path, depth)
+        elif isinstance(item, h5py.h5d.DatasetID):
+            self._attributes(item, h5py.Dataset(item), path)
+            self._dataset(item, path)
 
     def _dataset(self, item: Any, path: str) -> None:
-        how = item.get_create_plist()
-        if how.get_external_count():
-            raise RefusedError("the numbers of a dataset are in another file", ascii(path)[:200], unsafe=True)
-        if how.get_layout() == h5py.h5d.VIRTUAL:
-            raise RefusedError("a dataset is made of other files", ascii(path)[:200], unsafe=True)
-        kind, shape = item.dtype, list(item.shape or ())
-        text = h5py.check_string_dtype(kind)
-        if text is not None or kind.kind == "S":
-            self.plain.append((path, self._text(h5py.Dataset(item))))
+        # An offset is there if the numbers stand in this file, in one piece and as they are; or it means nothing, if none were
+        # written and all are the fill value.
+        at = item.get_offset() if item.get_space_status() == h5py.h5d.SPACE_STATUS_ALLOCATED else None
+        if at is None:
+            how = item.get_create_plist()
+            if how.get_external_count():
+                raise RefusedError("the numbers of a dataset are in another file", ascii(path)[:200], unsafe=True)
+            if how.get_layout() == h5py.h5d.VIRTUAL:
+                raise RefusedError("a dataset is made of other files", ascii(path)[:200], unsafe=True)
+        kind, shape = item.get_type(), item.shape
+        if isinstance(kind, h5py.h5t.TypeStringID) and shape is not None:
+            self.plain.append((path, self._text(item)))
             return
-        name = _name(item, kind)
-        if name is None or item.shape is None:
-            self.plain.append((path, f"not read: {kind}"))
+        said = h5py.Dataset(item).attrs.get("dtype") if isinstance(kind, h5py.h5t.TypeOpaqueID) else None
+        found = None if shape is None else element(kind, said)
+        if found is None:
+            self.plain.append((path, "nothing" if shape is None else described(kind)))
             return
-        # Where nothing is allocated the offset is no offset, and every number is the fill value.
-        plainly = how.get_layout() == h5py.h5d.CONTIGUOUS and not how.get_nfilters()
-        plainly = plainly and item.get_space_status() == h5py.h5d.SPACE_STATUS_ALLOCATED
-        self.tensors.append((path, name, shape, item.get_offset() if plainly else None, kind.str.startswith(">")))
-        self.datasets[path] = item
+        whole = [*shape, *([] if found.size is None else [found.size])]
+        self.tensors.append((path, found.name, whole, at if found.exact else None, found.big_endian))
+        self.elements[path] = found
 
-    def _attributes(self, item: Any, path: str) -> None:
+    def _attributes(self, item: Any, holder: Any, path: str) -> None:
         for raw in [h5py.h5a.open(item, index=index).name for index in range(h5py.h5a.get_num_attrs(item))]:
             found = h5py.h5a.open(item, raw)
             points = found.get_space().get_simple_extent_npoints()
@@ -132,19 +139,17 @@ class Listing:
                 raise RefusedError("more text than any model has", unsafe=True)
             name = os.path.join(path, raw.decode("utf-8", "surrogateescape"))
             try:
-                value = h5py.AttributeManager(h5py.Group(item) if path == "" else _holder(item))[raw]
+                value = holder.attrs[raw]
             except (OSError, TypeError, ValueError, KeyError):
                 self.plain.append((name, "not read"))
                 continue
             self.plain.append((name, self._plainly(value)))
 
-    def _text(self, data: h5py.Dataset) -> Any:
-        if (
-            math.prod(data.shape or ()) > LARGEST_TEXT // 16
-            or data.dtype.itemsize * math.prod(data.shape or ()) > LARGEST_TEXT
-        ):
+    def _text(self, item: Any) -> Any:
+        count, size = math.prod(item.shape), item.get_type().get_size()
+        if count > LARGEST_TEXT // 16 or size * count > LARGEST_TEXT:
             return "not read: more text than is shown"
-        return self._plainly(data[()])
+        return self._plainly(h5py.Dataset(item)[()])
 
     def _plainly(self, value: Any) -> Any:
         """`value` as JSON can say it."""
@@ -162,48 +167,35 @@ class Listing:
         return value if isinstance(value, bool | int | float) else f"not read: {type(value).__name__}"
 
 
-def _holder(item: Any) -> Any:
-    return h5py.Dataset(item) if isinstance(item, h5py.h5d.DatasetID) else h5py.Group(item) if isinstance(
-        item, h5py.h5g.GroupID
-    ) else h5py.Datatype(item)  # fmt: skip
-
-
 def _natural(name: bytes) -> tuple[int, int, bytes]:
     """Numbers by size, before names."""
     return (0, int(name), name) if name.isdigit() and len(name) < 19 else (1, 0, name)
 
 
-def _name(item: Any, kind: np.dtype[Any]) -> str | None:
-    """The element type in our words; None if it is not read."""
-    if kind.kind in "biufc" and kind.itemsize <= 16:
-        return kind.newbyteorder("=").name
-    if kind.kind == "V" and kind.itemsize == 2 and kind.fields is None and kind.subdtype is None:
-        # Keras keeps bfloat16 so, and says it beside.
-        told = h5py.Dataset(item).attrs.get("dtype")
-        return "bfloat16" if told in ("bfloat16", b"bfloat16") else None
-    return None
-
-
 class File:
-    """The file, once it is open."""
+    """The file, once it is open: the descriptor that the process was given."""
 
-    def __init__(self) -> None:
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._file: h5py.File | None = None
         self._found: Listing | None = None
 
-    def open(self, fd: int, offset: int, size: int) -> Answer:
-        file = h5py.File(io.BufferedReader(Part(fd, offset, size), 65536), "r")
-        self._found = Listing(file)
+    def open(self, offset: int, size: int) -> Answer:
+        self._file = h5py.File(io.BufferedReader(Part(self._fd, offset, size), 65536), "r")
+        self._found = Listing(self._file)
         return {"tensors": self._found.tensors, "plain": self._found.plain}, None
 
     def read(self, path: str, nbytes: int) -> Answer:
+        assert self._file is not None
         assert self._found is not None
-        item = self._found.datasets[path]
+        kind = self._found.elements[path]
+        item = h5py.h5d.open(self._file.id, path.encode("utf-8", "surrogateescape"))
         how = item.get_create_plist()
         unknown = {how.get_filter(index)[0] for index in range(how.get_nfilters())} - _FILTERS
         if unknown:
             raise RefusedError("a dataset is compressed in an unknown way", f"filter {min(unknown)}")
         chunk = how.get_chunk() if how.get_layout() == h5py.h5d.CHUNKED else ()
-        if chunk and math.prod(chunk) * item.dtype.itemsize > LARGEST_CHUNK:
+        if chunk and math.prod(chunk) * item.get_type().get_size() > LARGEST_CHUNK:
             raise RefusedError("a chunk of a dataset is impossibly large", repr(chunk)[:200], unsafe=True)
         if nbytes > LARGEST_CHUNK and nbytes > HIGHEST_RATIO * item.get_storage_size():
             raise RefusedError(
@@ -211,22 +203,28 @@ class File:
                 f"{item.get_storage_size()} bytes for {nbytes}",
                 unsafe=True,
             )
-        data = h5py.Dataset(item)
-        if not data.shape or nbytes <= PIECE:
-            whole = np.asarray(data[()])
-            return None, iter([np.ascontiguousarray(whole).tobytes()])
-        row = nbytes // data.shape[0]
+        if not item.shape or nbytes <= PIECE:
+            return None, iter([self._rows(item, kind, 0, item.shape[0] if item.shape else None)])
+        row = nbytes // item.shape[0]
         step = max(1, PIECE // row)
         if chunk and chunk[0] * row <= 2 * LARGEST_CHUNK:
             step = -(-step // chunk[0]) * chunk[0]  # or chunks are unpacked over and over
-        return None, self._rows(data, step)
+        last = item.shape[0]
+        return None, (self._rows(item, kind, first, min(step, last - first)) for first in range(0, last, step))
 
-    def _rows(self, data: h5py.Dataset, step: int) -> Iterator[bytes]:
-        for first in range(0, data.shape[0], step):
-            yield np.ascontiguousarray(data[first : first + step]).tobytes()
+    def _rows(self, item: Any, kind: Element, first: int, count: int | None) -> bytes:
+        """The bytes of `count` rows, or of a scalar."""
+        shape = item.shape if count is None else (count, *item.shape[1:])
+        out = np.empty(shape, f"V{kind.memory.get_size()}")
+        if out.size:
+            space = item.get_space()
+            if count is not None:
+                space.select_hyperslab((first, *(0 for _ in shape[1:])), shape)
+            item.read(h5py.h5s.create_simple(shape) if shape else h5py.h5s.ALL, space, out, kind.memory)
+        return out.tobytes()
 
 
 def main() -> None:
     """Serve one file."""
-    file = File()
+    file = File(int(sys.argv[3]))
     serve(MEMORY, {"open": file.open, "read": file.read})

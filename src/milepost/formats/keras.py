@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import mmap
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import Any
 
 from milepost.core.source import TensorSource
@@ -44,9 +46,14 @@ def open_source(place: File | Folder) -> TensorSource:
         )
     found = archive.open(WEIGHTS)
     if isinstance(found, Window):
-        return Hdf5(place, found, found.offset, found.size, told, plain)
-    unpacked = Unpacked(found)  # Keras stores it as it is; another program packed it
-    return Hdf5(unpacked, unpacked, 0, unpacked.size, told, plain)
+        source = Hdf5(place, found, found.offset, found.size, told, plain)
+    else:
+        unpacked = Unpacked(found)  # Keras stores it as it is; another program packed it
+        source = Hdf5(unpacked, unpacked, 0, unpacked.size, told, plain)
+    groups = {group for path in source for group in accumulate(path.split("/"), "{}/{}".format)}
+    names = {path: name for path, name in _names(plain["config"], "").items() if path in groups}
+    source.notes = {**names, **source.notes}
+    return source
 
 
 class Unpacked:
@@ -72,6 +79,30 @@ class Unpacked:
     def opened(self) -> Iterator[int]:
         """A descriptor of the file."""
         yield self._file.fileno()
+
+
+def _names(config: Any, above: str) -> dict[str, str]:
+    """The names of layers by the paths of their weights, which Keras makes of the layers' classes, counted.
+
+    Keras 2 and the first of Keras 3 say them here alone.
+    """
+    inner = config.get("config") if isinstance(config, dict) else None
+    layers = inner.get("layers") if isinstance(inner, dict) else None
+    names: dict[str, str] = {}
+    used: dict[str, int] = {}
+    for layer in layers if isinstance(layers, list) else ():
+        made = layer.get("class_name") if isinstance(layer, dict) else None
+        if not isinstance(made, str):
+            continue
+        words = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", made.rpartition(">")[2]))
+        kind = re.sub(r"([a-z])([A-Z])", r"\1_\2", words).lower()
+        used[kind] = used.get(kind, -1) + 1
+        path = f"{above}layers/{kind}" + (f"_{used[kind]}" if used[kind] else "")
+        named = layer.get("config")
+        if isinstance(named, dict) and isinstance(named.get("name"), str):
+            names[path] = named["name"]
+        names |= _names(layer, f"{path}/")
+    return names
 
 
 def _json(archive: Archive, name: str) -> Any:

@@ -30,13 +30,14 @@ TREE = "_METADATA"
 ABOUT = "_CHECKPOINT_METADATA"
 OCDBT = "manifest.ocdbt"
 STRINGS = "_strings.json"
+ARRAYS = "array_metadatas"
 JSON_ITEMS = ("metadata", "metrics")
-UNNAMED = frozenset({"default", "state", "pytree"})
+UNNAMED = frozenset({("default",), ("state",), ("pytree",)})
 """What Orbax calls the item where the caller named none."""
 LARGEST_JSON = 64 * 1024 * 1024
 MOST_FILES = 200_000
 DEEPEST = 16
-LISTING = 10.0
+LISTING = 2.0
 """Seconds of processor time that listing the arrays may take, on all cores together."""
 SLOWEST = 10e6
 """Bytes a second that reading must come to."""
@@ -74,8 +75,10 @@ class Orbax(FormatSource):
         plain: dict[str, Any],
         told: dict[str, Any],
         size: int,
+        notes: dict[str, str],
     ) -> None:
         super().__init__(where, specs, plain, told)
+        self.notes = notes
         self._child, self._arrays, self._size = child, arrays, size
         if "step" not in told and "step" in specs and not specs["step"].shape and not specs["step"].dtype.floating:
             told["step"] = int(self["step"])
@@ -104,19 +107,25 @@ def _open(place: Folder, told: dict[str, Any]) -> Orbax:
     specs: dict[str, TensorSpec] = {}
     arrays: dict[str, tuple[str, str]] = {}
     plain: dict[str, Any] = {}
+    notes: dict[str, str] = {}
     metadata: dict[str, Any] = {"format": NAME, "written_by": {"framework": "orbax"}, **told}
-    items = {"": place} if _is_tree(place) else {name: place.folder(name) for name in _folders(place)}
-    trees = [name for name, folder in items.items() if _is_tree(folder)]
+    about = _json(place, ABOUT) if place.has(ABOUT) else None
+    about = about if isinstance(about, dict) else {}
+    plain |= {name: about[name] for name in ("metrics", "custom_metadata") if about.get(name)}
+    items = _items(place)
+    trees = [item for item, folder in items.items() if _is_tree(folder)]
     for item, folder in items.items():
-        prefix = [item] if item and not (len(trees) == 1 and item in UNNAMED) else []
+        prefix = [] if len(trees) == 1 and item in UNNAMED else list(item)
         for name in JSON_ITEMS:
             if folder.has(name):
-                plain[join(prefix or [name])] = _json(folder, name)
+                plain[unused(join(prefix or [name]), plain)] = _json(folder, name)
         if item in trees:
-            _tree(child, folder, prefix, specs, arrays, plain)
+            _tree(child, folder, prefix, specs, arrays, plain, notes)
     if not specs and not plain:
+        if "commit_timestamp_nsecs" in about and about["commit_timestamp_nsecs"] is None:
+            raise FormatError("saving this checkpoint was never finished", where=place.where)
         raise NotFoundError("there is nothing in this checkpoint", where=place.where, expected="arrays of Orbax")
-    return Orbax(place.where, child, specs, arrays, plain, metadata, size)
+    return Orbax(place.where, child, specs, arrays, plain, metadata, size, notes)
 
 
 def _tree(
@@ -126,45 +135,73 @@ def _tree(
     specs: dict[str, TensorSpec],
     arrays: dict[str, tuple[str, str]],
     plain: dict[str, Any],
+    notes: dict[str, str],
 ) -> None:
     """Note what is in one tree of arrays."""
     root = os.path.realpath(folder.where)
     tree = _json(folder, TREE) if folder.has(TREE) else {}
     whole = isinstance(tree, dict) and tree.get("store_array_data_equal_to_fill_value") is True
-    found = child.ask(do="open", seconds=LISTING, root=root, ocdbt=folder.has(OCDBT), whole=whole)
-    names, rest = _names(folder)
+    found = child.ask(again=True, do="open", seconds=LISTING, root=root, ocdbt=folder.has(OCDBT), whole=whole)
+    names, rest, needed = _names(folder)
+    missing = needed.difference(name for name, _, _ in found)
+    if missing:
+        raise FormatError(
+            "an array that is listed is not there", where=folder.where, expected=ascii(min(missing))[:200]
+        )
     strings = _json(folder, STRINGS) if folder.has(STRINGS) else {}
+    keys = _random_keys(folder)
     for name, kind, shape in found:
         parts = names.get(name) or (name.split("."))
         path = unused(join([*prefix, *parts]), specs, plain)
         specs[path] = spec(dtypes.dtype(kind), tuple(shape), folder.where, path)
         arrays[path] = root, name
+        if name in keys:
+            notes[path] = f"random keys of JAX ({keys[name]})"
     for name, (parts, kind) in rest.items():
         if name in strings and isinstance(strings[name], str):
             plain[unused(join([*prefix, *parts]), specs, plain)] = strings[name]
         elif kind in ("None", "Dict", "List", "Tuple"):
-            value: Any = {"None": None, "Dict": {}}.get(kind, [])
+            value: Any = {"None": None, "Dict": {}, "Tuple": ()}.get(kind, [])
             plain[unused(join([*prefix, *parts]), specs, plain)] = value
 
 
-def _names(folder: Folder) -> tuple[dict[str, list[str]], dict[str, tuple[list[str], str]]]:
-    """By the name that an array has in the folder: its keys in the tree. And the same with the kind, of what is not an array."""
+def _names(folder: Folder) -> tuple[dict[str, list[str]], dict[str, tuple[list[str], str]], set[str]]:
+    """By the name that an array has in the folder: its keys in the tree. The same with the kind, of what is not an array. And the
+    names of arrays that have to be there."""
     names: dict[str, list[str]] = {}
     rest: dict[str, tuple[list[str], str]] = {}
+    needed: set[str] = set()
     if not folder.has(TREE):
-        return names, rest
+        return names, rest, needed
     tree = _json(folder, TREE)
     entries = tree.get("tree_metadata") if isinstance(tree, dict) else None
     if not isinstance(entries, dict):
         raise FormatError("the list of arrays cannot be understood", where=os.path.join(folder.where, TREE))
     for entry in entries.values():
         parts = [str(key["key"]) for key in entry["key_metadata"]]
-        kind = entry["value_metadata"]["value_type"]
+        value = entry["value_metadata"]
+        kind = value["value_type"]
+        if kind in ("jax.Array", "np.ndarray", "scalar") and not value.get("skip_deserialize"):
+            needed.add(".".join(parts))
         if kind in ("None", "Dict", "List", "Tuple", "string", "str"):
             rest[".".join(parts)] = parts, kind
         else:
             names[".".join(parts)] = parts
-    return names, rest
+    return names, rest, needed
+
+
+def _random_keys(folder: Folder) -> dict[str, str]:
+    """By the names of arrays that are typed keys of `jax.random`: their kind. Each process notes its own arrays."""
+    kinds: dict[str, str] = {}
+    if ARRAYS in folder.names:
+        inner = folder.folder(ARRAYS)
+        for name in inner.names:
+            for entry in _json(inner, name)["array_metadatas"]:
+                told = entry["array_metadata"]
+                kind = (told.get("ext_metadata") or {}).get("random_key_impl")
+                if isinstance(kind, str):
+                    kinds[told["param_name"]] = kind[:100]
+    return kinds
 
 
 def _is_tree(place: Folder) -> bool:
@@ -181,6 +218,15 @@ def _steps(place: Folder) -> list[tuple[int, str]]:
     """The steps that are folders of checkpoints, the newest last."""
     found = [(int(match[1]), name) for name in place.names if (match := _STEP.fullmatch(name)) is not None]
     return [(step, name) for step, name in sorted(found) if any(place.has(f"{name}/{mark}") for mark in (ABOUT, TREE))]
+
+
+def _items(place: Folder, *above: str) -> dict[tuple[str, ...], Folder]:
+    """The folders that may hold an item, by their names; an item of random keys has two of its own."""
+    found = {above: place}
+    if len(above) < 2 and not _is_tree(place):
+        for name in _folders(place):
+            found |= _items(place.folder(name), *above, name)
+    return found
 
 
 def _folders(place: Folder) -> list[str]:

@@ -10,16 +10,18 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import tensorstore as ts
 
 from milepost.formats.child_serve import Answer, RefusedError, serve
 
-MEMORY = 512 * 1024 * 1024
+MEMORY = 200 * 1024 * 1024
 MOST_KEYS = 500_000
 LARGEST_METADATA = 1024 * 1024
 PIECE = 64 * 1024 * 1024
 
-_ENDS = {"/.zarray": "zarr", "/zarr.json": "zarr3"}
+_DRIVERS = {".zarray": "zarr", "zarr.json": "zarr3"}
+"""By the name of the file that describes an array."""
 
 
 class Arrays:
@@ -27,10 +29,13 @@ class Arrays:
 
     def __init__(self) -> None:
         self._context = ts.Context({"file_io_concurrency": {"limit": 4}, "data_copy_concurrency": {"limit": 2}})
-        self._open: dict[tuple[str, str], Any] = {}
+        self._specs: dict[tuple[str, str], tuple[dict[str, Any], tuple[str, list[int]]]] = {}
 
     def open(self, root: str, ocdbt: bool, whole: bool) -> Answer:
-        """List the arrays of a folder. `whole`: every piece was written, so that one that is missing is not a piece of zeros."""
+        """List the arrays of a folder. `whole`: every piece was written, so that one that is missing is not a piece of zeros.
+
+        Their descriptions are read, which takes a fiftieth of the time that opening all of them would.
+        """
         base = {"driver": "file", "path": root + "/"}
         spec: dict[str, Any] = {"driver": "ocdbt", "base": base} if ocdbt else base
         store = ts.KvStore.open(spec, context=self._context).result()
@@ -39,31 +44,23 @@ class Arrays:
             raise RefusedError("more parts than any checkpoint has", str(len(keys)), unsafe=True)
         waiting = []
         for raw in sorted(keys):
-            key = raw.decode("utf-8", "surrogateescape")
-            for end, driver in _ENDS.items():
-                if key.endswith(end):
-                    name = key.removesuffix(end)
-                    self._check(store, raw, name)
-                    inner = {**spec, "path": f"{spec.get('path', '')}{name}/"}
-                    told = {"driver": driver, "kvstore": inner, "fill_missing_data_reads": not whole}
-                    waiting.append((name, ts.open(told, open=True, read=True, context=self._context)))
+            name, _, file = raw.decode("utf-8", "surrogateescape").rpartition("/")
+            if file in _DRIVERS:
+                waiting.append((name, _DRIVERS[file], store.read(raw)))
         found = []
-        for name, future in waiting:
-            array = self._open[root, name] = future.result()
-            found.append((name, array.dtype.name, list(array.shape)))
+        for name, driver, future in waiting:
+            kind, shape = _described(name, future.result().value)
+            inner = {**spec, "path": f"{spec.get('path', '')}{name}/" if name else spec.get("path", "")}
+            told = {"driver": driver, "kvstore": inner, "fill_missing_data_reads": not whole}
+            self._specs[root, name] = told, (kind, shape)
+            found.append((name, kind, shape))
         return found, None
 
-    def _check(self, store: Any, key: bytes, name: str) -> None:
-        """Nothing of what an array says of itself may name another place."""
-        raw = store.read(key).result().value
-        if len(raw) > LARGEST_METADATA:
-            raise RefusedError("the description of an array is impossibly large", ascii(name)[:200], unsafe=True)
-        told = json.loads(raw)
-        if not isinstance(told, dict) or "kvstore" in told or "driver" in told:
-            raise RefusedError("the description of an array names another place", ascii(name)[:200], unsafe=True)
-
     def read(self, root: str, name: str, nbytes: int) -> Answer:
-        array = self._open[root, name]
+        told, (kind, shape) = self._specs[root, name]
+        array: Any = ts.open(told, open=True, read=True, context=self._context).result()
+        if (array.dtype.name, list(array.shape)) != (kind, shape):
+            raise RefusedError("an array is not what its description says", ascii(name)[:200])
         if not array.shape or nbytes <= PIECE:
             return None, iter([array.read(order="C").result().tobytes()])
         chunk = array.chunk_layout.read_chunk.shape[0] or 1
@@ -74,6 +71,19 @@ class Arrays:
     def _rows(self, array: Any, step: int) -> Iterator[bytes]:
         for first in range(0, array.shape[0], step):
             yield array[first : min(first + step, array.shape[0])].read(order="C").result().tobytes()
+
+
+def _described(name: str, raw: bytes) -> tuple[str, list[int]]:
+    """The element type and shape of an array; nothing of what it says of itself may name another place."""
+    if len(raw) > LARGEST_METADATA:
+        raise RefusedError("the description of an array is impossibly large", ascii(name)[:200], unsafe=True)
+    told = json.loads(raw)
+    if not isinstance(told, dict) or "kvstore" in told or "driver" in told:
+        raise RefusedError("the description of an array names another place", ascii(name)[:200], unsafe=True)
+    kind, shape = told.get("data_type", told.get("dtype")), told.get("shape")
+    if not isinstance(kind, str) or not isinstance(shape, list):
+        raise RefusedError("the description of an array cannot be understood", ascii(name)[:200])
+    return (np.dtype(kind).name if kind[0] in "<>|" else kind), shape
 
 
 def main() -> None:

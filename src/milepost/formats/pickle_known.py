@@ -23,7 +23,7 @@ Call = Callable[..., Any]
 
 
 class Names:
-    """The `milepost.formats.pickle_machine.Meaning` of pickles that refer to nothing outside.
+    """The `milepost.formats.pickle_stack.Meaning` of pickles that refer to nothing outside.
 
     Args:
         known: ``module:name`` -> what stands for a call of it; beside those of Python and numpy.

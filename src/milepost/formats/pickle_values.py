@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -124,11 +125,12 @@ class Stored(NamedTuple):
     read: Callable[[], npt.NDArray[Any]]
 
 
-class Leaf(Known):
+class Leaf(Known, ABC):
     """A value that stands for arrays, and for plain values that belong to them."""
 
     __slots__ = ()
 
+    @abstractmethod
     def parts(self, path: str, where: str) -> Iterator[tuple[str, Any]]:
         """A mark (``""`` for the value itself) and a `Stored` or plain value for each.
 
@@ -139,7 +141,6 @@ class Leaf(Known):
         Raises:
             FormatError: there can be no such array.
         """
-        raise NotImplementedError
 
 
 def short_bytes(value: Any) -> bytes:

@@ -34,7 +34,15 @@ def remember(name, arrays):
     np.savez(out / name, *[np.asarray(array) for array in arrays])
 
 
+def remember_layers(name, model):
+    np.savez(
+        out / name,
+        **{f"{layer.name}/{at}": value for layer in model.layers for at, value in enumerate(layer.get_weights())},
+    )
+
+
 model = trained(keras)
+remember_layers("three-layers.npz", model)
 model.save(out / "three.keras")
 model.save_weights(out / "three.weights.h5")
 model.save(out / "three.h5")
@@ -45,7 +53,20 @@ half.save(out / "half.keras")
 remember("half.npz", [np.asarray(half.layers[0].kernel.value).astype(np.float32)])
 
 model = trained(tf_keras)
+remember_layers("two-layers.npz", model)
 model.save(out / "two.h5")
 model.save_weights(out / "two.weights.hdf5")
 model.save(out / "two.keras")
 remember("two.npz", [*model.get_weights(), *[variable.numpy() for variable in model.optimizer.variables]])
+
+inner = keras.Sequential([keras.layers.Dense(4, name="a"), keras.layers.Dense(4, name="b")], name="inner")
+outer = keras.Sequential([keras.layers.Input((4,)), inner, keras.layers.Dropout(0.5, seed=1), keras.layers.Dense(2)])
+outer.save(out / "nested.keras")
+remember("nested.npz", [*inner.layers[0].get_weights(), *inner.layers[1].get_weights()])
+outer.quantize("int8")
+outer.save(out / "int8.keras")
+
+outer = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(2, name="eight")])
+outer.quantize("float8")
+outer.save(out / "float8.keras")
+remember("float8.npz", [weight.numpy() for weight in outer.weights])

@@ -57,6 +57,19 @@ with ocp.CheckpointManager(out / "manager", options=ocp.CheckpointManagerOptions
     for step in (1, 2, 10):
         items = ocp.args.Composite(state=ocp.args.StandardSave(arrays), notes=ocp.args.JsonSave({"a": [1, 2]}))
         manager.save(step, args=items, metrics={"loss": 1.0})
+key, keys = jax.random.key(3), jax.random.split(jax.random.key(1))
+odd = {
+    "key": key, "keys": keys, "zero": jnp.float32(2.5), "int": 5, "truth": True, "text": "hello", "none": None, "dict": {},
+    "list": [], "tuple": (), "a": {"b.c": np.arange(3)}, "..": np.arange(1), "x/y": np.arange(2),
+}  # fmt: skip
+ocp.PyTreeCheckpointer().save(out / "odd", odd)
+np.savez(out / "expected-odd.npz", key=jax.random.key_data(key), keys=jax.random.key_data(keys), dots=np.arange(3))
+ocp.PyTreeCheckpointer().save(out / "none", {"a": None})
+ocp.PyTreeCheckpointer().save(out / "leaf", np.arange(3))
+ocp.Checkpointer(ocp.JsonCheckpointHandler()).save(out / "json", {"a": [1, 2]})
+with ocp.CheckpointManager(out / "manager-of-keys") as manager:
+    items = ocp.args.Composite(state=ocp.args.StandardSave(arrays), rng=ocp.args.JaxRandomKeySave(key))
+    manager.save(3, args=items)
 v1.save(out / "v1", tree) if hasattr(v1, "save") else v1.save_pytree(out / "v1", tree)
 v1.save_checkpointables(out / "v1-several", {"model": arrays, "data": {"x": np.arange(3)}})
 np.savez(out / "expected.npz", **{name: array.view(np.uint8) for name, array in kinds.items()})

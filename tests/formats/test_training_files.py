@@ -1,8 +1,10 @@
-"""Folders of Trainer, Accelerate and DeepSpeed, against what their libraries load."""
+"""What Trainer, Accelerate, Lightning and DeepSpeed write, against what their libraries load."""
 
 from __future__ import annotations
 
 import json
+import os
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,12 +16,12 @@ from safetensors.torch import load_file
 
 import milepost
 from milepost.core.foreign import Foreign
-from milepost.errors import FormatError, NotFoundError, UnsafeContentError
+from milepost.errors import FormatError, MilepostError, NotFoundError, UnsafeContentError
 
 
 @pytest.fixture(scope="module")
 def made(make: Callable[[str], Path]) -> Path:
-    return make("huggingface_folders")
+    return make("training_files")
 
 
 def test_a_checkpoint_of_trainer(made: Path) -> None:
@@ -58,6 +60,29 @@ def test_a_model_in_several_files(made: Path) -> None:
     for name, tensor in weights.items():
         np.testing.assert_array_equal(source[f"model/{name}"], tensor)
     assert len(list((made / "sharded").glob("model-*.safetensors"))) > 1
+
+
+def test_of_tied_weights_one_name_is_in_the_files(made: Path) -> None:
+    index = next((made / "tied").glob("*.index.json"))
+    weights = {
+        name: tensor for file in (made / "tied").glob("*.safetensors") for name, tensor in load_file(file).items()
+    }
+    source = milepost.open(index)
+    assert set(source) == set(weights)
+    for name, tensor in weights.items():
+        np.testing.assert_array_equal(source[name], tensor)
+
+
+def test_lightning(made: Path) -> None:
+    source = milepost.open(made / "lightning.ckpt")
+    loaded = torch.load(made / "lightning.ckpt", weights_only=False)
+    for name, tensor in loaded["state_dict"].items():
+        np.testing.assert_array_equal(source[f"state_dict/{name}"], tensor)
+    moments = loaded["optimizer_states"][0]["state"][0]
+    np.testing.assert_array_equal(source["optimizer_states/0/state/0/exp_avg"], moments["exp_avg"])
+    assert (source.metadata["step"], source.metadata["epoch"]) == (4, 2)
+    assert "Lightning" in source.metadata["written_by"]
+    assert source.plain["hyper_parameters/width"] == 4
 
 
 @pytest.mark.parametrize("name", ["accelerate", "accelerate-bin"])
@@ -127,12 +152,29 @@ def test_damage_is_told_with_the_file(made: Path, tmp_path: Path) -> None:
         milepost.open(tmp_path)
 
 
+class Evil:
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.system, ("touch ran",)
+
+
+def test_one_bad_file_makes_the_folder_bad(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(made / "accelerate", tmp_path, dirs_exist_ok=True)
+    (tmp_path / "scheduler.pt").write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(UnsafeContentError, match=r"posix\.system"):
+        milepost.open(tmp_path)
+    assert not Path("ran").exists()
+
+
 def test_plain_values_that_cannot_be(tmp_path: Path) -> None:
     torch.save({"w": torch.ones(1)}, tmp_path / "pytorch_model.bin")
     for text in ("[]", '{"a": ' + "[" * 100_000, "\xff"):
         (tmp_path / "config.json").write_text(text, encoding="latin1")
         with pytest.raises(FormatError, match="not JSON of the expected form"):
             milepost.open(tmp_path)
+    (tmp_path / "config.json").write_text('{"a":' * 200 + "1" + "}" * 200)
+    with pytest.raises(MilepostError, match="nested more than"):
+        milepost.open(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"a/b": [None, {"c": 1.5}], "": "\u202e"}))
     source = milepost.open(tmp_path)
     assert (source.plain["config/a~1b/0"], source.plain["config/a~1b/1/c"]) == (None, 1.5)
