@@ -19,11 +19,13 @@ import typer.main
 from milepost.cli import failures, shells, slurm, terminal
 from milepost.cli.audit import audit
 from milepost.cli.cat import cat
+from milepost.cli.diff import diff
 from milepost.cli.doctor import doctor
 from milepost.cli.ls import ls
 from milepost.cli.pin import pin
 from milepost.cli.prune import prune
 from milepost.cli.show import show
+from milepost.cli.stats import stats
 from milepost.cli.tag import tag
 from milepost.cli.verify import verify
 from milepost.core.text import safe
@@ -103,7 +105,7 @@ def _help(command: Callable[..., Any]) -> str:
 
 
 _COMMANDS: dict[str, list[Callable[..., int]]] = {
-    "Look into runs and checkpoints": [ls, show, cat, verify],
+    "Look into runs and checkpoints": [ls, show, cat, stats, diff, verify],
     "Keep and remove checkpoints": [tag, pin, prune],
     "Prove that a script resumes": [audit],
     "Run on a cluster": [doctor],

@@ -134,6 +134,10 @@ class Hdf5(FormatSource):
         self._child.ask(out.data if out.size else None, do="read", seconds=seconds, path=raw, nbytes=spec.nbytes)
         return as_array(out, spec, big_endian=big_endian)
 
+    def _stands(self, path: str) -> tuple[Readable, int] | None:
+        _, at, big_endian = self._tensors[path]
+        return None if at is None or big_endian else (self._part, at)
+
     def _step(self) -> int | None:
         """What the optimizer counted: the first of its variables in Keras."""
         for path in self._specs:
