@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from milepost.cli import complete
-from milepost.cli.options import Json, RefArgument
+from milepost.cli.options import Json, SourceArgument
 from milepost.cli.table import Cell, Column, Styled, table
 from milepost.cli.terminal import Progress, document, note, paint, say, width
 from milepost.core import words
@@ -24,7 +24,7 @@ _LONGEST = 40
 
 
 def stats(
-    ref: RefArgument,
+    ref: SourceArgument,
     paths: Annotated[
         list[str] | None,
         typer.Argument(

@@ -35,6 +35,9 @@ class TensorSource(Mapping[str, npt.NDArray[Any]]):
         (512, 784)
     """
 
+    notes: Mapping[str, str] = {}
+    """By path, of tensors and of groups: a word on it, as the name it had in the program, or how it is stored."""
+
     @property
     @abstractmethod
     def where(self) -> str:

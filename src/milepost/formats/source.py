@@ -40,9 +40,6 @@ class FormatSource(TensorSource):
         metadata: ``format`` (in words) and what else is known: ``version``, ``written_by``, ``step``, ``epoch`` ...
     """
 
-    notes: Mapping[str, str] = {}
-    """By path, of tensors and of groups: a word that the file has on it, as the name it had in the program, or how it is stored."""
-
     def __init__(
         self, where: str, specs: Mapping[str, TensorSpec], plain: Mapping[str, Any], metadata: Mapping[str, Any]
     ) -> None:

@@ -54,10 +54,6 @@ def select(source: TensorSource, wanted: Sequence[str], *, plain: bool = False) 
 
 
 def _nothing(source: TensorSource, wanted: str, *, plain: bool) -> NotFoundError:
-    if is_pattern(wanted):
-        what = "value" if plain else "tensor"
-        hint = "`milepost show` lists what is there; quote patterns, or the shell takes them for names of files"
-        return NotFoundError(f"no {what} fits {wanted!r}", where=source.where, hint=hint)
     if not plain and wanted in source.plain:
         return NotFoundError(f"{wanted!r} is a plain value, not a tensor", where=source.where)
     from milepost.ops.outline import nothing_at
