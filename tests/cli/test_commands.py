@@ -247,7 +247,7 @@ def test_verify_as_json(cli: Any, make_run: Make, tmp_path: Path) -> None:
     assert done.code == 1
     assert done.json["damaged"] == 1
     whole, cut = done.json["checkpoints"]
-    assert list(whole) == ["where", "ok", "gone", "bytes", "why_not_good", "findings"]
+    assert list(whole) == ["where", "ok", "gone", "bytes", "why_not_good", "against", "unchecked", "findings"]
     assert (whole["ok"], cut["ok"]) == (True, False)
     assert whole["findings"] == [{"name": "model.safetensors", "bytes": 8320, "problem": None}]
     assert cut["findings"][0]["problem"] == {
