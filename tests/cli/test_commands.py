@@ -76,7 +76,7 @@ def test_ls_as_json(cli: Any, branched: RunFolder, make_run: Make, tmp_path: Pat
     first, bad = run["checkpoints"][0], run["checkpoints"][4]
     assert list(first) == [
         "folder", "step", "attempt", "epoch", "batch", "phase", "time", "metrics", "metrics_left_out", "tensors",
-        "bytes", "new_bytes", "good", "why_not_good", "branch", "latest", "best", "tags", "problem",
+        "bytes", "new_bytes", "good", "why_not_good", "branch", "latest", "best", "tags", "symptoms", "problem",
     ]  # fmt: skip
     assert (first["step"], first["metrics"], first["good"], first["branch"]) == (
         100,
@@ -112,7 +112,7 @@ def test_ls_where_nothing_is(cli: Any, tmp_path: Path) -> None:
     done = cli("ls", tmp_path)
     assert (done.code, done.out) == (0, "")
     assert "no runs below" in done.err
-    assert cli("ls", tmp_path, "--json").json == {"runs": []}
+    assert cli("ls", tmp_path, "--json").json == {"runs": [], "others": []}
 
 
 # -- show, cat --------------------------------------------------------------------------------------------------------

@@ -8,8 +8,8 @@ import typer
 
 from milepost.cli import complete
 from milepost.cli.options import Json
-from milepost.cli.table import table
-from milepost.cli.terminal import Progress, document, note, paint, say, width
+from milepost.cli.table import say_table
+from milepost.cli.terminal import Progress, document, note, paint, say
 from milepost.core import words
 from milepost.core.text import safe
 
@@ -109,12 +109,8 @@ def _say(found: Diff, *, only_changed: bool) -> None:
     from milepost.ops.diff import COLUMNS, rows_of
 
     say(f"{paint(safe(found.a), 'bold')} → {paint(safe(found.b), 'bold')}")
-    lines, left_out = table(COLUMNS, rows_of(found, only_changed=only_changed), width())
-    if lines:
-        say("\n".join(lines))
+    say_table(COLUMNS, rows_of(found, only_changed=only_changed))
     say(found.summary())
-    if left_out:
-        note(f"no room for {', '.join(left_out)}; --json has all")
 
 
 def _as_json(found: Diff) -> dict[str, Any]:

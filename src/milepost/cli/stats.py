@@ -8,7 +8,7 @@ import typer
 
 from milepost.cli import complete
 from milepost.cli.options import Json, SourceArgument
-from milepost.cli.table import Cell, Column, Styled, table
+from milepost.cli.table import Cell, Column, Styled, say_table, table
 from milepost.cli.terminal import Progress, document, note, paint, say, width
 from milepost.core import words
 from milepost.core.text import safe
@@ -114,11 +114,7 @@ def _say_table(shown: tuple[Numbers, ...]) -> None:
         for exponent, number in one.log2.items():
             heights[(exponent - low) // step] += number
         rows.append([*row, _line(heights)])
-    lines, left_out = table([*COLUMNS, Column(title, optional=2)], rows, width())
-    if lines:
-        say("\n".join(lines))
-    if left_out:
-        note(f"no room for {', '.join(left_out)}; --json has all")
+    say_table([*COLUMNS, Column(title, optional=2)], rows)
 
 
 def _line(heights: list[int]) -> str:

@@ -13,7 +13,6 @@ from milepost.formats.detect import find, open_place
 from milepost.formats.hdf5 import Hdf5
 from milepost.formats.orbax import Orbax
 from milepost.formats.place import File, Folder
-from milepost.formats.source import parsing
 from milepost.formats.tf_bundle import Bundle
 
 OnBlock = Callable[[int], None]
@@ -36,16 +35,13 @@ def check(place: File | Folder, on_block: OnBlock, *, quick: bool = False) -> li
     Raises:
         FormatError: no format is recognised.
     """
-    with parsing(place.where):
-        module = find(place)
-    if module is None:
-        raise FormatError("this is no checkpoint that milepost can read", where=place.where)
     name = os.path.basename(place.where.rstrip("/")) or place.where
     try:
         source = open_place(place)
     except (DamagedError, FormatError) as error:
         return [Checked(name, 0, "structure", error)]
-    assert source is not None
+    if source is None:
+        raise FormatError("this is no checkpoint that milepost can read", where=place.where)
     if quick:
         return [Checked(name, 0, None)]
     if isinstance(place, File) and place.head.startswith(MAGIC):

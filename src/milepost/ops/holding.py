@@ -76,7 +76,7 @@ def holding(source: TensorSource) -> Holding:
     found: set[Part] = {"step"} if "step" in source.metadata or "epoch" in source.metadata else set()
     ours = "attempt" in source.metadata
     for path in (*source.specs, *source.plain):
-        part = _OWN.get(path.split("/")[1]) if ours and path.startswith("run/") else _part(path)
+        part = _OWN.get(path.split("/")[1]) if ours and path.startswith("run/") else part_of(path)
         if part is not None:
             found.add(part)
         elif path in source.specs and not (ours and path.startswith("run/")):
@@ -94,8 +94,8 @@ def holding(source: TensorSource) -> Holding:
     return Holding("model" if "architecture" in found else "weights", parts, ("optimizer",))
 
 
-def _part(path: str) -> Part | None:
-    """Which part of a training is at `path`: that of its first level that has a name for one."""
+def part_of(path: str) -> Part | None:
+    """Which part of a training is at `path`: that of its first level that has a name for one; None for what may be weights."""
     levels = path.split("/")
     for number, level in enumerate(levels):
         for part, pattern in _RULES:

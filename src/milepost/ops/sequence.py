@@ -10,14 +10,16 @@ from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from milepost.core.source import TensorSource
-from milepost.errors import MilepostError
+from milepost.errors import DamagedError, FormatError, MilepostError
 from milepost.formats import detect, model_folder, orbax, tf_folder
-from milepost.formats.place import File, look
+from milepost.formats.place import File, Folder, look
 
 MOST_LOOKED_AT = 5_000
 """Names in a folder that are looked at."""
 
 _NUMBERS = re.compile(r"([0-9]+)")
+_COUNTED = re.compile(r"(?:.*[-_=])?([0-9]{1,18})(?:\.[A-Za-z].*)?")
+"""Names that end with a number: ``ckpt-3``, ``epoch=1-step=500.ckpt``."""
 _NUMBERED = re.compile(r".*[-_=]?[0-9]+")
 """Names of folders of single steps, as ``checkpoint-500``."""
 _OF_ONE = ("*config.json", *(name for name in detect.MODEL_FILES if name != "*.safetensors"))
@@ -45,9 +47,9 @@ def members(place: str) -> list[str]:
         NotFoundError, FormatError, StorageError: it cannot be looked at.
     """
     found = look(place)
-    module = detect.find(found)
     if isinstance(found, File):
-        return [place] if module is not None else []
+        return [place] if _is_one(found) else []
+    module = detect.find(found)
     if module is None:
         return _paths(place, _recognised(place, found.names))
     if module.NAME in (tf_folder.NAME, orbax.NAME):
@@ -70,8 +72,8 @@ def describe(where: str) -> Member:
         problem = error
     step = None if source is None else source.metadata.get("step")
     if type(step) is not int:
-        numbers = _NUMBERS.findall(os.path.basename(where))
-        step = int(numbers[-1]) if numbers and len(numbers[-1]) < 19 else None
+        counted = _COUNTED.fullmatch(os.path.basename(where))
+        step = int(counted[1]) if counted else None
     nbytes, time = _on_disk(where)
     return Member(where, os.path.basename(where.rstrip("/")) or where, source, problem, step, time, nbytes)
 
@@ -81,9 +83,17 @@ def _recognised(place: str, names: list[str]) -> list[str]:
     found = []
     for name in names[:MOST_LOOKED_AT]:
         with suppress(MilepostError):  # a pipe, or what may not be read: nothing to list
-            if not name.startswith(".") and detect.describe(os.path.join(place, name)) is not None:
+            if not name.startswith(".") and _is_one(look(os.path.join(place, name))):
                 found.append(name)
     return sorted(found, key=_natural)
+
+
+def _is_one(place: File | Folder) -> bool:
+    """Whether `place` is a checkpoint, a damaged one too."""
+    try:
+        return detect.find(place) is not None
+    except (DamagedError, FormatError):
+        return True
 
 
 def _paths(place: str, names: list[str]) -> list[str]:
