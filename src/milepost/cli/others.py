@@ -34,7 +34,11 @@ def list_others(place: str, *, values: bool) -> list[tuple[str, list[Other]]]:
     if not found:
         note(f"no runs below {safe(place)}, and no checkpoints of other formats in it")
         return []
-    return [(place, watched(lambda on_block: _looked_at(found, values, on_block)))]
+    others = watched(lambda on_block: _looked_at(found, values, on_block))
+    problem = others[0].member.problem
+    if found == [place] and problem is not None:
+        raise problem
+    return [(place, others)]
 
 
 def watched(act: Callable[[OnBlock], Result]) -> Result:

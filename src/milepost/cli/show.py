@@ -58,18 +58,18 @@ def show(
         of other formats: where, holds, format and what else the file tells (step, epoch ...),
         tensors: {PATH: {dtype, shape, bytes, note}}, values
     """
-    from milepost.folder.checkpoint import Checkpoint
     from milepost.ops.contents import entries_of, files_of
     from milepost.ops.outline import outline, picked
     from milepost.ops.refs import open as open_source
-    from milepost.ops.refs import wording
+    from milepost.ops.refs import own, wording
 
     source = open_source(ref)
-    if isinstance(source, Checkpoint):
+    checkpoint = own(source)
+    if checkpoint is not None:
         with wording("look at the files", source.where):
-            files = files_of(source)
-        entries = picked(source, entries_of(source, files), paths or ())
-        told = _as_json(source, files, entries) if as_json else {}
+            files = files_of(checkpoint)
+        entries = picked(source, entries_of(checkpoint, files), paths or ())
+        told = _as_json(checkpoint, files, entries) if as_json else {}
     else:
         entries = picked(source, outline(source), paths or ())
         told = {"where": source.where, **source.metadata, **_other_as_json(source, entries)}
@@ -77,8 +77,8 @@ def show(
         document({**told, "holds": _holds_json(source)})
         return 0
     if not paths:
-        if isinstance(source, Checkpoint):
-            _say_head(source, files)
+        if checkpoint is not None:
+            _say_head(checkpoint, files)
         else:
             _say_other_head(source)
         say()

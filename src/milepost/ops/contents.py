@@ -4,11 +4,13 @@ checkpoints."""
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from milepost.core import tree
 from milepost.core.source import TensorSpec
-from milepost.folder.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from milepost.core import tree
+    from milepost.folder.checkpoint import Checkpoint
 
 
 class FileInfo(NamedTuple):
@@ -66,6 +68,8 @@ def entries_of(checkpoint: Checkpoint, files: list[FileInfo]) -> list[Entry]:
     Raises:
         FormatError: the structure cannot be understood.
     """
+    from milepost.core import tree
+
     linked = {file.name for file in files if file.names > 1}
     nodes = [node for item, structure in checkpoint.manifest.items.items() for node in tree.walk(structure, item)]
     totals: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0])

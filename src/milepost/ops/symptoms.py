@@ -111,8 +111,8 @@ class Watch:
 
 def _trained(source: TensorSource) -> Container[str]:
     """The paths of the tensors that training moves, as far as that is known."""
-    from milepost.folder.checkpoint import Checkpoint
+    from milepost.ops.refs import own
 
-    if isinstance(source, Checkpoint) and any(tensor.trained for tensor in source.manifest.tensors.values()):
-        return {path for path, tensor in source.manifest.tensors.items() if tensor.trained}
-    return source.specs
+    checkpoint = own(source)
+    tensors = checkpoint.manifest.tensors if checkpoint is not None else {}
+    return {path for path, tensor in tensors.items() if tensor.trained} or source.specs
