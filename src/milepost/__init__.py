@@ -21,7 +21,11 @@ _HOME = {
     "Progress": "milepost.training.progress",
     "ResumeReport": "milepost.training.restore",
     "TensorSource": "milepost.core.source",
+    "Diff": "milepost.ops.diff",
+    "Stats": "milepost.ops.stats",
+    "diff": "milepost.ops.diff",
     "open": "milepost.ops.refs",
+    "stats": "milepost.ops.stats",
     "audit": "milepost.auditing.audit",
     "errors": "milepost.errors",
 }
@@ -30,17 +34,21 @@ __all__ = [
     "STOPPED",
     "STUCK",
     "Checkpointer",
+    "Diff",
     "Every",
     "Keep",
     "Pending",
     "Progress",
     "ResumeReport",
+    "Stats",
     "Stopped",
     "TensorSource",
     "__version__",
     "audit",
+    "diff",
     "errors",
     "open",
+    "stats",
 ]
 
 if TYPE_CHECKING:
@@ -48,7 +56,9 @@ if TYPE_CHECKING:
     from milepost.auditing.audit import audit
     from milepost.core.source import TensorSource
     from milepost.folder.retention import Keep
+    from milepost.ops.diff import Diff, diff
     from milepost.ops.refs import open  # noqa: A004
+    from milepost.ops.stats import Stats, stats
     from milepost.pipeline.persist import Pending
     from milepost.training.checkpointer import Checkpointer
     from milepost.training.ending import STOPPED, STUCK

@@ -76,7 +76,7 @@ def test_ls_as_json(cli: Any, branched: RunFolder, make_run: Make, tmp_path: Pat
     first, bad = run["checkpoints"][0], run["checkpoints"][4]
     assert list(first) == [
         "folder", "step", "attempt", "epoch", "batch", "phase", "time", "metrics", "metrics_left_out", "tensors",
-        "bytes", "new_bytes", "good", "why_not_good", "branch", "latest", "best", "tags", "problem",
+        "bytes", "new_bytes", "good", "why_not_good", "branch", "latest", "best", "tags", "symptoms", "problem",
     ]  # fmt: skip
     assert (first["step"], first["metrics"], first["good"], first["branch"]) == (
         100,
@@ -112,7 +112,7 @@ def test_ls_where_nothing_is(cli: Any, tmp_path: Path) -> None:
     done = cli("ls", tmp_path)
     assert (done.code, done.out) == (0, "")
     assert "no runs below" in done.err
-    assert cli("ls", tmp_path, "--json").json == {"runs": []}
+    assert cli("ls", tmp_path, "--json").json == {"runs": [], "others": []}
 
 
 # -- show, cat --------------------------------------------------------------------------------------------------------
@@ -149,7 +149,7 @@ def test_show_below_a_path(cli: Any, make_run: Make) -> None:
 
 def test_show_as_json(cli: Any, make_run: Make) -> None:
     shown = cli("show", f"{make_run().where}@step=100", "--json").json
-    assert list(shown) == ["where", "summary", "written_by", "files", "tensors", "values"]
+    assert list(shown) == ["where", "summary", "written_by", "files", "tensors", "values", "holds"]
     assert shown["summary"]["step"] == 100
     assert shown["files"] == {"model.safetensors": {"bytes": 8320, "plain": True, "names": 1}}
     assert shown["tensors"]["model/head.weight"] == {
@@ -247,7 +247,7 @@ def test_verify_as_json(cli: Any, make_run: Make, tmp_path: Path) -> None:
     assert done.code == 1
     assert done.json["damaged"] == 1
     whole, cut = done.json["checkpoints"]
-    assert list(whole) == ["where", "ok", "gone", "bytes", "why_not_good", "findings"]
+    assert list(whole) == ["where", "ok", "gone", "bytes", "why_not_good", "against", "unchecked", "findings"]
     assert (whole["ok"], cut["ok"]) == (True, False)
     assert whole["findings"] == [{"name": "model.safetensors", "bytes": 8320, "problem": None}]
     assert cut["findings"][0]["problem"] == {

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import milepost
 from milepost.cli.main import main
 from milepost.folder.retention import Keep
 
 GROUPS = {
-    "Look into runs and checkpoints": ["ls", "show", "cat", "verify"],
+    "Look into runs and checkpoints": ["ls", "show", "cat", "stats", "diff", "verify"],
     "Keep and remove checkpoints": ["tag", "pin", "prune"],
     "Prove that a script resumes": ["audit"],
 }
@@ -94,7 +95,11 @@ def example_folder(start_job: Callable[..., Any], tmp_path: Path, monkeypatch: p
         state = {"model": model, "optimizer": {"lr": 0.1}, "vars": {"patience": 3}}
         job.save(step, state, val_loss=1 / step, score=step / 2)
     job.end()
-    torch.save(model, tmp_path / "model.pt")
+    tensors = {name: torch.from_numpy(array) for name, array in model.items()}
+    for name in ("model.pt", "a.pt"):
+        torch.save(tensors, tmp_path / name)
+    torch.save({name: tensor + 1e-9 for name, tensor in tensors.items()}, tmp_path / "b.pt")
+    save_file(tensors, tmp_path / "model.safetensors")
     (tmp_path / "train.py").write_text(TRAINING)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -109,14 +114,16 @@ def test_the_examples_work(cli: Any, example_folder: Path, example: str) -> None
     if "prune" in command and "--dry-run" not in command:
         command += " --yes"  # nobody is there to be asked
     done = cli(*(sys.executable if word == "python" else word for word in shlex.split(command)[1:]))
-    assert (done.code, done.err.replace("it was at step 400 before\n", "")) == (0, "")
+    assert done.code == (1 if " diff runs" in command else 0)  # earlier and later checkpoints differ
+    assert done.err.replace("it was at step 400 before\n", "") == ""
     assert done.out or "--npy" in command
 
 
 def test_json_documents_have_the_keys_that_the_help_names(cli: Any, example_folder: Path) -> None:
     """Every key of a real document stands in the help."""
     calls = {
-        "ls": ["runs/mnist"], "show": ["runs/mnist"], "cat": ["runs/mnist", "vars/patience"], "verify": ["runs/mnist"],
+        "ls": ["runs/mnist"], "show": ["runs/mnist"], "cat": ["runs/mnist", "vars/patience"],
+        "stats": ["runs/mnist"], "diff": ["runs/mnist@~1", "runs/mnist"], "verify": ["runs/mnist"],
         "tag": ["runs/mnist", "paper"], "pin": ["runs/mnist"], "prune": ["runs/mnist", "--dry-run"],
         "audit": ["--at", "7", "--", sys.executable, "train.py", "--epochs", "2"],
     }  # fmt: skip
@@ -132,5 +139,5 @@ def _keys(value: Any) -> set[str]:
         return set().union(*map(_keys, value))
     if not isinstance(value, dict):
         return set()
-    own = {"files", "tensors", "values", "metrics", "written_by", "owner"}
+    own = {"files", "tensors", "values", "metrics", "written_by", "owner", "layers", "log2", "skipped"}
     return set(value) | set().union(*(_keys(item) for key, item in value.items() if key not in own))

@@ -20,6 +20,7 @@ MARKUP = "[/x][red]"
 BIDI = "\u202egpj.exe\u2066"
 CONTROLS = "a\nb\rc\x9b2J\x7f\u2028"
 HOSTILE = OSC_52 + OSC_8 + MARKUP + BIDI + CONTROLS
+NPZ = HOSTILE.replace("/", "∕") + ".npz"
 OBEYED = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
@@ -41,6 +42,8 @@ def run(start_job: Callable[..., Any], tmp_path: Path) -> Path:
     edit_summary(where / "step-00000002", why_not_good=HOSTILE, good=False, time=HOSTILE, phase=HOSTILE)
     manifest = where / "step-00000001" / "manifest.json"
     manifest.chmod(0o644)
+    (tmp_path / "others").mkdir()
+    np.savez(tmp_path / "others" / NPZ, **{HOSTILE.replace("/", "∕"): np.array([np.nan, 1])})
     return where
 
 
@@ -59,6 +62,14 @@ def commands(run: Path) -> dict[str, list[str]]:
         "show": ["show", str(run)],
         "show an item": ["show", str(run), item],
         "cat": ["cat", str(run), f"{item}/tensor{item}", "vars"],
+        "show a pattern": ["show", str(run), f"*{BIDI}*"],
+        "stats": ["stats", str(run)],
+        "stats of layers": ["stats", str(run), "--layers", "--bins", "2"],
+        "diff": ["diff", f"{run}@step=1", f"{run}@step=2", "--map", f"{HOSTILE}=x"],
+        "values of ls": ["ls", str(run), "--check-values"],
+        "ls of another format": ["ls", str(run.parent / "others")],
+        "diff with another format": ["diff", str(run), str(run.parent / "others" / NPZ)],
+        "verify another format": ["verify", str(run.parent / "others")],
         "verify": ["verify", str(run)],
         "prune": ["prune", str(run), "--dry-run", "--last", "1"],
         "tag": ["tag", str(run)],

@@ -13,6 +13,7 @@ from milepost import errors
 def test_the_exported_names() -> None:
     assert sorted(milepost.__all__) == [
         "Checkpointer",
+        "Diff",
         "Every",
         "Keep",
         "Pending",
@@ -20,12 +21,15 @@ def test_the_exported_names() -> None:
         "ResumeReport",
         "STOPPED",
         "STUCK",
+        "Stats",
         "Stopped",
         "TensorSource",
         "__version__",
         "audit",
+        "diff",
         "errors",
         "open",
+        "stats",
     ]
     for name in milepost.__all__:
         assert getattr(milepost, name) is not None

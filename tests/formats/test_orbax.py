@@ -18,6 +18,7 @@ from mutants import survive
 import milepost
 from milepost.errors import FormatError, UnsafeContentError
 from milepost.formats.orbax import Orbax
+from milepost.ops.checking import verify_other
 
 
 @pytest.fixture(scope="module")
@@ -247,3 +248,10 @@ def test_mutants(made: Path, tmp_path: Path, fuzz_processes: int, layout: str, p
     place = Path(shutil.copytree(made / layout, tmp_path / "x"))
     target = sorted(place.glob(pattern))[0]
     survive(place, target, -(-fuzz_processes // 4))
+
+
+def test_verify_reads_all_of_it(copied: Path) -> None:
+    assert not verify_other(str(copied)).damaged
+    piece = next(path for path in copied.rglob("*") if path.is_file() and path.name.replace(".", "").isdigit())
+    piece.write_bytes(b"\0" + piece.read_bytes()[1:])
+    assert len(verify_other(str(copied)).damaged) == 1

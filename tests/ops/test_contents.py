@@ -11,12 +11,14 @@ import pytest
 from milepost.core.manifest import Tensor, decode, encode
 from milepost.errors import NotFoundError
 from milepost.ops.contents import Entry, entries_of, files_of
+from milepost.ops.outline import picked
 from milepost.ops.refs import open_checkpoint
 
 
 def contents(where: object, prefix: str = "") -> dict[str, Entry]:
     checkpoint = open_checkpoint(str(where))
-    return {entry.path: entry for entry in entries_of(checkpoint, files_of(checkpoint), prefix)}
+    entries = entries_of(checkpoint, files_of(checkpoint))
+    return {entry.path: entry for entry in picked(checkpoint, entries, [prefix] if prefix else [])}
 
 
 @pytest.fixture

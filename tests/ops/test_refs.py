@@ -18,6 +18,7 @@ from milepost.errors import (
     ReferenceSyntaxError,
     StorageError,
 )
+from milepost.folder import which as which_module
 from milepost.folder.run import Listed, RunFolder
 from milepost.folder.tags import set_tag
 from milepost.ops import refs
@@ -105,7 +106,7 @@ def test_open_goes_on_when_a_live_job_removes_what_was_found(
     make_run: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make_run()
-    real = refs.find
+    real = which_module.find
 
     def find_then_lose(opened: RunFolder, which: str) -> Listed:
         found = real(opened, which)
@@ -113,7 +114,7 @@ def test_open_goes_on_when_a_live_job_removes_what_was_found(
             shutil.rmtree(tmp_path / "run" / found.folder)
         return found
 
-    monkeypatch.setattr(refs, "find", find_then_lose)
+    monkeypatch.setattr(which_module, "find", find_then_lose)
     assert refs.open(run.where).metadata["step"] == 200
 
 

@@ -27,17 +27,17 @@ def checkpoint(start_job: Callable[..., Any]) -> Checkpoint:
 
 
 def test_a_tensor_a_value_and_a_container(checkpoint: Checkpoint) -> None:
-    tensor = values.read(checkpoint, "model/w")
+    tensor = values.read(checkpoint, ["model/w"])[0]
     assert (tensor.kind, tensor.array is not None and tensor.array.shape) == ("tensor", (2, 3))
-    assert values.read(checkpoint, "model/config/layers").encoded == [1, 2]
-    assert values.read(checkpoint, "model/config/a~1b").encoded == {"$tuple": [3]}
-    assert values.read(checkpoint, "model/empty").encoded == {}
-    assert values.read(checkpoint, "model").encoded["w"] == {"$tensor": "model/w"}
+    assert values.read(checkpoint, ["model/config/layers"])[0].encoded == [1, 2]
+    assert values.read(checkpoint, ["model/config/a~1b"])[0].encoded == {"$tuple": [3]}
+    assert values.read(checkpoint, ["model/empty"])[0].encoded == {}
+    assert values.read(checkpoint, ["model"])[0].encoded["w"] == {"$tensor": "model/w"}
 
 
 def test_what_is_not_there(checkpoint: Checkpoint) -> None:
     with pytest.raises(NotFoundError) as caught:
-        values.read(checkpoint, "modle/w")
+        values.read(checkpoint, ["modle/w"])
     assert caught.value.hint == "did you mean 'model/w'?"
 
 

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from milepost.cli import complete
-from milepost.cli.options import Json, RefArgument
+from milepost.cli.options import Json, SourceArgument
 from milepost.cli.terminal import document, note, paint, say, width
 from milepost.core import words
 from milepost.core.text import safe
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from milepost.ops.values import Value
 
 MOST = 1000
@@ -21,25 +23,38 @@ MOST = 1000
 
 
 def cat(
-    ref: RefArgument,
+    ref: SourceArgument,
     paths: Annotated[
-        list[str], typer.Argument(metavar="PATH...", help="Tensors or plain values.", autocompletion=complete.paths)
+        list[str],
+        typer.Argument(
+            metavar="PATH...",
+            help="Tensors or plain values; * and ? stand for any characters.",
+            autocompletion=complete.paths,
+        ),
     ],
     show_all: Annotated[bool, typer.Option("--all", help="All elements, however many.")] = False,
+    part: Annotated[
+        str | None,
+        typer.Option("--slice", metavar="SLICE", help="Only this part of the tensors, as numpy has it: 0:10, :, -1"),
+    ] = None,
+    text: Annotated[bool, typer.Option("--text", help="One element a line, exactly, and nothing else.")] = False,
     npy: Annotated[
-        str | None, typer.Option("--npy", metavar="FILE", help="Write the one tensor to a new .npy file.")
+        str | None,
+        typer.Option("--npy", metavar="FILE", help="Write the one tensor to a new .npy file, or to stdout if it is -."),
     ] = None,
     as_json: Json = False,
 ) -> int:
     """Print tensors and plain values of a checkpoint.
 
     Tensors are printed as numpy does, plain values as JSON. What is read is checked against its digest first. Tensors
-    of more than 1,000 elements are summarised.
+    of more than 1,000 elements are summarised without --all.
 
     For example:
 
         milepost cat runs/mnist@best model/fc1.bias
         milepost cat runs/mnist vars/patience
+        milepost cat model.pt '*.bias' --slice :3
+        milepost cat model.safetensors fc1.weight --text | sort -g | tail -3
         milepost cat runs/mnist@best model/fc1.weight --npy fc1.npy
 
     JSON:
@@ -51,11 +66,13 @@ def cat(
     from milepost.ops import values
     from milepost.ops.refs import open as open_source
 
-    if npy is not None and len(paths) != 1:
-        raise typer.BadParameter("--npy writes one tensor: give one PATH")
     source = open_source(ref)
-    found = [values.read(source, path) for path in paths]
+    found = values.read(source, paths)
+    if part is not None:
+        found = [_cut(value, part) for value in found]
     if npy is not None:
+        if len(found) != 1:
+            raise typer.BadParameter(f"--npy writes one tensor, not {len(found)}")
         array = found[0].array
         if array is None:
             raise typer.BadParameter(f"--npy writes a tensor; {found[0].path} is a plain value of kind {found[0].kind}")
@@ -66,8 +83,28 @@ def cat(
         document({"where": source.where, "values": [_as_json(value, most) for value in found]})
     elif npy is None:
         for value in found:
-            _say(value, show_all=show_all, titled=len(found) > 1)
+            if text and value.array is not None:
+                _say_text(value.array)
+            else:
+                _say(value, show_all=show_all, titled=len(found) > 1)
     return 0
+
+
+def _cut(value: Value, part: str) -> Value:
+    from milepost.ops.values import sliced
+
+    if value.array is None or value.spec is None:
+        return value
+    array = sliced(value.array, part)
+    return value._replace(array=array, spec=value.spec._replace(shape=array.shape))
+
+
+def _say_text(array: npt.NDArray[Any]) -> None:
+    from milepost.ops.values import as_npy
+
+    flat = as_npy(array)[0].reshape(-1)
+    for start in range(0, flat.size, MOST):
+        say("\n".join(map(str, flat[start : start + MOST])))
 
 
 def _say(value: Value, *, show_all: bool, titled: bool) -> None:

@@ -9,8 +9,9 @@ import typer
 
 from milepost.cli import complete
 from milepost.cli.options import Json
-from milepost.cli.table import Cell, Column, Styled, cut, table
-from milepost.cli.terminal import document, note, paint, say, width
+from milepost.cli.others import Other, list_others, others_json, say_others, watched
+from milepost.cli.table import Cell, Column, Styled, cut, say_table
+from milepost.cli.terminal import document, note, paint, say
 from milepost.core import words
 from milepost.core.text import safe
 from milepost.errors import MilepostError
@@ -26,21 +27,32 @@ def ls(
     places: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[PLACE...]", help="Run directories, or folders to look below.", autocompletion=complete.places
+            metavar="[PLACE...]",
+            help="Run directories, folders to look below, or checkpoints of other formats and folders of them.",
+            autocompletion=complete.places,
         ),
     ] = None,
+    values: Annotated[
+        bool,
+        typer.Option(
+            "--check-values", help="Read the values too, for the first NaN, infinity or explosion of weights."
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> int:
     """List the runs below a folder, or the checkpoints of a run.
 
     A run is told by its newest step, its checkpoints, the bytes they take on disk (what several share counts once)
     and how its newest attempt is doing. Of a checkpoint SIZE is what it holds and NEW what it does not share with
-    earlier ones.
+    earlier ones. The first checkpoint with a NaN or an infinity in what is trained or in a metric is marked, and the
+    first with a loss ten times its least before; with --check-values also the first with weights ten times what they
+    were. Where there is no run, checkpoints of other formats are listed.
 
     For example:
 
         milepost ls                    what is in and below the current folder
         milepost ls runs/mnist         the checkpoints of one run
+        milepost ls runs/mnist --check-values
         milepost ls runs --json | jq '.runs[] | {place, step}'
 
     JSON:
@@ -49,26 +61,31 @@ def ls(
                 attempts, state, owner: {host, pid, ...}, heartbeat_seconds, problem,
                 checkpoints: [{folder, step, attempt, epoch, batch, phase, time, metrics,
                                metrics_left_out, tensors, bytes, new_bytes, good, why_not_good,
-                               branch, latest, best, tags, problem}]}]
+                               branch, latest, best, tags, symptoms, problem}]}]
         checkpoints is null for runs that were found below a folder
         branch: current, abandoned, superseded, foreign (of another run) or unreadable
         state: running, complete, stopped, closed, failed, died or new
+        others: [{place, checkpoints: [{where, format, step, time, bytes, tensors, holds,
+                                        symptoms, problem}]}]
     """
     from milepost.ops.refs import is_checkpoint, is_run, runs_below
 
     detailed: list[tuple[str, Listing]] = []
     summed_up: list[tuple[str, Listing | MilepostError]] = []
+    others: list[tuple[str, list[Other]]] = []
     for place in map(os.path.normpath, places or ["."]):
         if is_run(place) or is_checkpoint(place):
-            detailed.append((place, _listing(place)))  # which says what is wrong with a checkpoint
-        else:
-            found = runs_below(place, on_unreadable=lambda error: note(f"skipped: {_one_line(error)}"))
-            summed_up += [(path, _listing_or_problem(path)) for path in found]
-            if not found:
-                note(f"no runs below {safe(place)}")
+            detailed.append((place, _listing(place, values=values)))  # which says what is wrong with a checkpoint
+            continue
+        folder = os.path.isdir(place)
+        found = runs_below(place, on_unreadable=lambda error: note(f"skipped: {_one_line(error)}")) if folder else []
+        summed_up += [(path, _listing_or_problem(path)) for path in found]
+        if not found:
+            others += list_others(place, values=values)
     if as_json:
         runs = [_run_json(place, found, detailed=True) for place, found in detailed]
-        document({"runs": runs + [_run_json(place, found, detailed=False) for place, found in summed_up]})
+        runs += [_run_json(place, found, detailed=False) for place, found in summed_up]
+        document({"runs": runs, "others": [others_json(place, found) for place, found in others]})
         return 0
     for number, (place, listing) in enumerate(detailed):
         if number:
@@ -77,14 +94,19 @@ def ls(
     if detailed and summed_up:
         say()
     _say_runs(summed_up)
+    for number, (place, members) in enumerate(others):
+        if number or detailed or summed_up:
+            say()
+        say_others(place, members)
     return 0
 
 
-def _listing(place: str) -> Listing:
-    from milepost.ops.listing import list_run
+def _listing(place: str, *, values: bool = False) -> Listing:
+    from milepost.ops.listing import check_values, list_run
     from milepost.ops.refs import open_run
 
-    return list_run(open_run(place))
+    found = list_run(open_run(place))
+    return watched(lambda on_block: check_values(found, on_block)) if values else found
 
 
 def _listing_or_problem(place: str) -> Listing | MilepostError:
@@ -108,7 +130,7 @@ def _say_runs(runs: list[tuple[str, Listing | MilepostError]]) -> None:
         step = "" if found.step is None else f"{found.step:,}"
         life = Styled(_life(found.life), _STATES.get(found.life.state, ""))
         rows.append([name, step, f"{len(found.rows):,}", words.size(found.nbytes), str(found.life.attempts), life])
-    _say_table(columns, rows)
+    say_table(columns, rows)
 
 
 def _say_checkpoints(place: str, listing: Listing) -> None:
@@ -127,7 +149,7 @@ def _say_checkpoints(place: str, listing: Listing) -> None:
         Column("SIZE", right=True), Column("NEW", right=True, optional=3),
         Column("STATE", least=10), Column("MARKS", least=8),
     ]  # fmt: skip
-    _say_table(columns, [_cells(row, list(metrics)) for row in listing.rows])
+    say_table(columns, [_cells(row, list(metrics)) for row in listing.rows])
     for problem in listing.problems:
         note(f"warning: {_one_line(problem)}")
 
@@ -139,6 +161,7 @@ def _cells(row: Row, metrics: list[str]) -> list[Cell]:
         return [row.listed.folder, "", "", "", "", *("" for _ in metrics), "", "", state, ""]
     marks = [mark for mark, holds in (("latest", row.latest), ("best", row.best)) if holds]
     marks += map(safe, row.tags)
+    marks += map(safe, row.symptoms)
     if row.branch != "current":
         marks.append(row.branch)
     good = "good" if summary.good else Styled(f"not good: {safe(summary.why_not_good or '')}", "red")
@@ -152,16 +175,8 @@ def _cells(row: Row, metrics: list[str]) -> list[Cell]:
         words.size(summary.bytes),
         words.size(summary.new_bytes),
         good,
-        ", ".join(marks),
+        Styled(", ".join(marks), "red") if row.symptoms else ", ".join(marks),
     ]
-
-
-def _say_table(columns: list[Column], rows: list[list[Cell]]) -> None:
-    lines, left_out = table(columns, rows, width())
-    if lines:
-        say("\n".join(lines))
-    if left_out:
-        note(f"no room for {', '.join(left_out)}; --json has all")
 
 
 def _life(life: Life) -> str:
@@ -218,5 +233,6 @@ def _row_json(row: Row) -> dict[str, Any]:
         "latest": row.latest,
         "best": row.best,
         "tags": list(row.tags),
+        "symptoms": list(row.symptoms),
         "problem": listed.problem,
     }

@@ -6,26 +6,19 @@ interrupted, 141 when nobody reads the output any more.
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Annotated, Any
 
 import typer
 import typer.core
 import typer.main
 
-from milepost.cli import failures, shells, slurm, terminal
-from milepost.cli.audit import audit
-from milepost.cli.cat import cat
-from milepost.cli.doctor import doctor
-from milepost.cli.ls import ls
-from milepost.cli.pin import pin
-from milepost.cli.prune import prune
-from milepost.cli.show import show
-from milepost.cli.tag import tag
-from milepost.cli.verify import verify
+from milepost.cli import failures, shells, terminal
 from milepost.core.text import safe
 from milepost.errors import MilepostError
 from milepost.storage.base import storage_error
@@ -65,14 +58,6 @@ class _Grouped(typer.core.TyperGroup):
                 formatter.write_dl(rows)
 
 
-app = typer.Typer(
-    cls=_Grouped,
-    # Plain help: markup would take [@WHICH] for a style, and drawing boxes takes longer than most commands.
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-)
-
-
 def _version(asked: bool) -> None:
     if asked:
         from importlib.metadata import version
@@ -81,9 +66,6 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(
-    epilog="REF is PLACE[@WHICH]: a run directory or checkpoint folder, and latest, best, good, step=N, ~N or a tag."
-)
 def _milepost(
     show_version: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
@@ -92,7 +74,54 @@ def _milepost(
     """Look into the checkpoints of training jobs, check them, and keep them in order."""
 
 
-def _add(command: Callable[..., int], group: str, to: typer.Typer = app) -> None:
+_COMMANDS = {
+    "Look into runs and checkpoints": ["ls", "show", "cat", "stats", "diff", "verify"],
+    "Keep and remove checkpoints": ["tag", "pin", "prune"],
+    "Prove that a script resumes": ["audit"],
+    "Run on a cluster": ["doctor", "slurm"],
+}
+"""Each in the module of its name."""
+_SLURM = ["script", "submit", "status", "stage"]
+
+
+def _build(wanted: str | None) -> Any:
+    """The command line, with all commands or only the one that is `wanted`: typer takes its time for every option."""
+    app = typer.Typer(
+        cls=_Grouped,
+        # Plain help: markup would take [@WHICH] for a style, and drawing boxes takes longer than most commands.
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    )
+    app.callback(
+        epilog="REF is PLACE[@WHICH]: a run directory or checkpoint folder, and latest, best, good, step=N, ~N or a tag."
+    )(_milepost)
+    known = any(wanted in names for names in _COMMANDS.values())
+    for group, names in _COMMANDS.items():
+        for name in names:
+            if known and name != wanted:
+                continue
+            module = importlib.import_module(f"milepost.cli.{name}")
+            if name == "slurm":
+                _add_slurm(app, module, group)
+            else:
+                _add(getattr(module, name), group, app)
+    return typer.main.get_command(app)
+
+
+def _add_slurm(app: typer.Typer, module: ModuleType, group: str) -> None:
+    inner = typer.Typer(cls=_Grouped, rich_markup_mode=None)
+    for name in _SLURM:
+        _add(getattr(module, name), "Commands", inner)
+    app.add_typer(
+        inner,
+        name="slurm",
+        help="Write and submit job scripts, and see how a run in jobs is doing.",
+        rich_help_panel=group,
+        no_args_is_help=True,
+    )
+
+
+def _add(command: Callable[..., int], group: str, to: typer.Typer) -> None:
     to.command(command.__name__, cls=_Command, help=_help(command), rich_help_panel=group)(command)
 
 
@@ -100,27 +129,6 @@ def _help(command: Callable[..., Any]) -> str:
     """The docstring, with a mark on indented paragraphs that keeps their lines as they are."""
     paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
     return "\n\n".join("\b\n" + text if text.startswith(" ") else text for text in paragraphs)
-
-
-_COMMANDS: dict[str, list[Callable[..., int]]] = {
-    "Look into runs and checkpoints": [ls, show, cat, verify],
-    "Keep and remove checkpoints": [tag, pin, prune],
-    "Prove that a script resumes": [audit],
-    "Run on a cluster": [doctor],
-}
-for _group, _commands in _COMMANDS.items():
-    for _command in _commands:
-        _add(_command, _group)
-_slurm = typer.Typer(cls=_Grouped, rich_markup_mode=None)
-for _command in (slurm.script, slurm.submit, slurm.status, slurm.stage):
-    _add(_command, "Commands", _slurm)
-app.add_typer(
-    _slurm,
-    name="slurm",
-    help="Write and submit job scripts, and see how a run in jobs is doing.",
-    rich_help_panel="Run on a cluster",
-    no_args_is_help=True,
-)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -148,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     as_json = "--json" in arguments
-    command = typer.main.get_command(app)
+    command = _build(arguments[0] if arguments and not shells.asked() else None)
     try:
         if shells.asked():
             shells.answer(command)

@@ -18,3 +18,12 @@ RefArgument = Annotated[
     ),
 ]
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run directory.", autocompletion=complete.places)]
+SourceArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="REF",
+        help="PLACE[@WHICH]: a run directory or checkpoint folder; latest (default), best, good, step=N, ~N or a tag. "
+        "Or a file or folder of another format.",
+        autocompletion=complete.refs,
+    ),
+]

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from milepost.cli import complete
-from milepost.cli.options import Json, RefArgument
-from milepost.cli.table import Cell, Column, Styled, cells, table
-from milepost.cli.terminal import document, paint, say, width
+from milepost.cli.options import Json, SourceArgument
+from milepost.cli.table import cells
+from milepost.cli.terminal import document, paint, say
 from milepost.core import words
 from milepost.core.text import safe
 
@@ -20,71 +20,101 @@ if TYPE_CHECKING:
 
 
 def show(
-    ref: RefArgument,
-    prefix: Annotated[
-        str, typer.Argument(metavar="[PATH]", help="Only what is at and below it.", autocompletion=complete.paths)
-    ] = "",
+    ref: SourceArgument,
+    paths: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[PATH...]",
+            help="Only what is at and below it; * and ? stand for any characters.",
+            autocompletion=complete.paths,
+        ),
+    ] = None,
+    show_all: Annotated[bool, typer.Option("--all", help="Every value, however many lines that takes.")] = False,
+    depth: Annotated[int | None, typer.Option("--depth", metavar="N", min=1, help="Only so many levels.")] = None,
     as_json: Json = False,
 ) -> int:
-    """Show what is in a checkpoint, and what wrote it.
+    """Show what is in a checkpoint, what wrote it, and what it is good for.
 
     The state is shown as a tree. Nothing but the manifest is read (of other formats the header or index; nothing in a
-    file is ever executed). "Shared" are bytes in files that other checkpoints have too.
+    file is ever executed). What it holds is told from names: weights, a whole model, or a state to continue from.
+    "Shared" are bytes in files that other checkpoints have too. In a terminal, a long tree is made short: what is alike
+    is one line, and what is left out is counted.
 
     For example:
 
         milepost show runs/mnist
-        milepost show runs/mnist@best optimizer
-        milepost show model.pt
+        milepost show runs/mnist@best optimizer --depth 2
+        milepost show model.pt '*.weight'
         milepost show runs/mnist/step-00001200 --json | jq '.tensors | keys'
 
     JSON:
 
-        where, written_by: {...},
+        where, written_by: {...}, holds: {what, parts, lacks},
         summary: {format, run, attempt, step, epoch, batch, phase, time, metrics,
                   metrics_left_out, tensors, bytes, new_bytes, good, why_not_good},
         files: {NAME: {bytes, plain, names}},
         tensors: {PATH: {dtype, shape, bytes, shared_bytes, tied_to, shards, finite}},
         values: {PATH: {kind, value}}, the value typed as in the manifest;
-        of other formats: where, format and what else the file tells (step, epoch, written_by ...),
-        tensors: {PATH: {dtype, shape, bytes}}, values
+        of other formats: where, holds, format and what else the file tells (step, epoch ...),
+        tensors: {PATH: {dtype, shape, bytes, note}}, values
     """
-    from milepost.folder.checkpoint import Checkpoint
     from milepost.ops.contents import entries_of, files_of
+    from milepost.ops.outline import outline, picked
     from milepost.ops.refs import open as open_source
-    from milepost.ops.refs import wording
+    from milepost.ops.refs import own, wording
 
-    checkpoint = open_source(ref)
-    if not isinstance(checkpoint, Checkpoint):
-        return _show_other(checkpoint, prefix, as_json=as_json)
-    with wording("look at the files", checkpoint.where):
-        files = files_of(checkpoint)
-    entries = entries_of(checkpoint, files, prefix)
+    source = open_source(ref)
+    checkpoint = own(source)
+    if checkpoint is not None:
+        with wording("look at the files", source.where):
+            files = files_of(checkpoint)
+        entries = picked(source, entries_of(checkpoint, files), paths or ())
+        told = _as_json(checkpoint, files, entries) if as_json else {}
+    else:
+        entries = picked(source, outline(source), paths or ())
+        told = {"where": source.where, **source.metadata, **_other_as_json(source, entries)}
     if as_json:
-        document(_as_json(checkpoint, files, entries))
+        document({**told, "holds": _holds_json(source)})
         return 0
-    if not prefix:
-        _say_head(checkpoint, files)
+    if not paths:
+        if checkpoint is not None:
+            _say_head(checkpoint, files)
+        else:
+            _say_other_head(source)
         say()
-    _say_tree(entries)
+    from milepost.cli.tree import say_tree
+
+    say_tree(entries, source.notes, show_all=show_all, depth=depth)
     return 0
 
 
-def _show_other(source: TensorSource, prefix: str, *, as_json: bool) -> int:
-    from milepost.ops.outline import outline
+def _holds(source: TensorSource) -> str:
+    from milepost.ops.holding import holding
 
-    entries = outline(source, prefix)
-    if as_json:
-        document({"where": source.where, **source.metadata, **_other_as_json(entries)})
-        return 0
-    if not prefix:
-        say(paint(safe(source.where), "bold"))
-        nbytes = sum(spec.nbytes for spec in source.specs.values())
-        facts = [(safe(name), words.inline(value)) for name, value in source.metadata.items()]
-        _say_facts([*facts, ("size", f"{words.size(nbytes)} in {words.count(len(source), 'tensor')}")])
-        say()
-    _say_tree(entries)
-    return 0
+    return str(holding(source))
+
+
+def _holds_json(source: TensorSource) -> dict[str, Any]:
+    from milepost.ops.holding import holding
+
+    found = holding(source)
+    return {"what": found.what, "parts": list(found.parts), "lacks": list(found.lacks)}
+
+
+def _say_other_head(source: TensorSource) -> None:
+    say(paint(safe(source.where), "bold"))
+    nbytes = sum(spec.nbytes for spec in source.specs.values())
+    facts = [(safe(name.replace("_", " ")), _fact(value)) for name, value in source.metadata.items()]
+    _say_facts(
+        [*facts, ("size", f"{words.size(nbytes)} in {words.count(len(source), 'tensor')}"), ("holds", _holds(source))]
+    )
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        shown = value if len(value) <= 8 else [*value[:3], "…", *value[-3:]]
+        return safe(", ".join(shown))
+    return words.inline(value)
 
 
 def _say_head(checkpoint: Checkpoint, files: list[FileInfo]) -> None:
@@ -103,6 +133,7 @@ def _say_head(checkpoint: Checkpoint, files: list[FileInfo]) -> None:
         ("state", "good" if summary.good else paint(f"not good: {safe(summary.why_not_good or '')}", "red")),
         ("metrics", metrics),
         ("size", nbytes + (f", {words.size(shared)} shared with other checkpoints" if shared else "")),
+        ("holds", _holds(checkpoint)),
     ]
     _say_facts(facts)
     if checkpoint.manifest.written_by:
@@ -127,38 +158,6 @@ def _file(file: FileInfo) -> str:
     elif file.names > 1:
         notes.append(f"shared by {file.names} names")
     return ", ".join(notes)
-
-
-def _say_tree(entries: list[Entry]) -> None:
-    columns = [
-        Column("PATH", least=24), Column("TYPE"), Column("VALUE", least=12),
-        Column("SIZE", right=True), Column("NOTES", least=8),
-    ]  # fmt: skip
-    lines, _ = table(columns, [_cells(entry) for entry in entries], width())
-    if lines:
-        say("\n".join(lines))
-
-
-def _cells(entry: Entry) -> list[Cell]:
-    # Below its parent only the last part is shown; the first line has the whole path.
-    name = entry.path.rpartition("/")[2] if entry.depth else entry.path
-    indented = "  " * entry.depth + safe(name)
-    if entry.spec is None:
-        value = safe(entry.text) if entry.size is None else words.count(entry.size, "value")
-        size = words.size(entry.nbytes) if entry.nbytes else ""
-        shared = f"{words.size(entry.shared)} shared" if entry.shared else ""
-        return [Styled(indented, "bold") if entry.nbytes else indented, safe(entry.kind), value, size, shared]
-    notes = []
-    if entry.tied_to is not None:
-        notes.append(f"tied to {safe(entry.tied_to)}")
-    if entry.shared:
-        notes.append("shared")
-    if entry.shards > 1:
-        notes.append(f"{entry.shards} shards")
-    if not entry.finite:
-        notes.append("NaN or infinity")
-    size = "" if entry.tied_to is not None else words.size(entry.nbytes)
-    return [indented, entry.spec.dtype.name, words.shape(entry.spec.shape), size, ", ".join(notes)]
 
 
 def _as_json(checkpoint: Checkpoint, files: list[FileInfo], entries: list[Entry]) -> dict[str, Any]:
@@ -191,9 +190,14 @@ def _as_json(checkpoint: Checkpoint, files: list[FileInfo], entries: list[Entry]
     }
 
 
-def _other_as_json(entries: list[Entry]) -> dict[str, Any]:
+def _other_as_json(source: TensorSource, entries: list[Entry]) -> dict[str, Any]:
     tensors = {
-        entry.path: {"dtype": entry.spec.dtype.name, "shape": list(entry.spec.shape), "bytes": entry.nbytes}
+        entry.path: {
+            "dtype": entry.spec.dtype.name,
+            "shape": list(entry.spec.shape),
+            "bytes": entry.nbytes,
+            "note": source.notes.get(entry.path),
+        }
         for entry in entries
         if entry.spec is not None
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,7 +23,11 @@ if TYPE_CHECKING:
 def verify(
     refs: Annotated[
         list[str],
-        typer.Argument(metavar="REF...", help="Checkpoints, or runs for all in them.", autocompletion=complete.refs),
+        typer.Argument(
+            metavar="REF...",
+            help="Checkpoints of any format; runs and folders for all in them.",
+            autocompletion=complete.refs,
+        ),
     ],
     quick: Annotated[bool, typer.Option("--quick", help="Sizes and headers of the files alone.")] = False,
     full: Annotated[bool, typer.Option("--full", help="Every byte (the default).")] = False,
@@ -35,25 +41,29 @@ def verify(
 ) -> int:
     """Check that checkpoints are what was saved.
 
-    Every byte is read and compared with the digests in the manifest. A run without @WHICH means all its checkpoints.
-    Exit code 1 says that something is damaged; each file or tensor is named.
+    Every byte is read and compared with the digests in the manifest; in other formats with the checksums that they have
+    (the CRCs of zip archives: .pt, .npz, .keras; of TensorFlow; Fletcher-32 of HDF5; what tensorstore checks of Orbax).
+    Where there are none, only the structure is read, and that is said. A run without @WHICH means all its checkpoints, a
+    folder all in it. Exit code 1 says that something is damaged; each file or tensor is named.
 
     For example:
 
         milepost verify runs/mnist
         milepost verify runs/mnist@best --quick
         milepost verify runs/mnist@best --tensors model/fc1.weight --tensors model/fc2.weight
+        milepost verify model.pt model.safetensors
 
     JSON:
 
         damaged: how many checkpoints are
-        checkpoints: [{where, ok, gone, bytes, why_not_good,
+        checkpoints: [{where, ok, gone, bytes, why_not_good, against: [CHECKSUM], unchecked,
                        findings: [{name, bytes, problem: {kind, message, where, ...}}]}]
         gone: a live job removed it while it was being read; problem is null where all is well
+        unchecked: how many findings had no checksum to compare with
     """
     if sum(map(bool, (quick, full, tensors))) > 1:
         raise typer.BadParameter("--quick, --full and --tensors exclude each other")
-    from milepost.ops.checking import verify_folder
+    from milepost.ops.checking import verify_folder, verify_other
 
     level: Level = "quick" if quick else "full"
     found = []
@@ -61,13 +71,19 @@ def verify(
     with Progress() as progress:
         for number, folder in enumerate(folders):
             done = 0
+            where = folder if isinstance(folder, str) else folder.root
 
-            def on_block(nbytes: int, folder: Storage = folder, number: int = number) -> None:
+            def on_block(nbytes: int, where: str = where, number: int = number) -> None:
                 nonlocal done
                 done += nbytes
-                progress.show(f"{number + 1} of {len(folders)}: {safe(folder.root)}, {words.size(done)}")
+                progress.show(f"{number + 1} of {len(folders)}: {safe(where)}, {words.size(done)}")
 
-            found.append(verify_folder(folder, level, tensors or (), on_block))
+            if not isinstance(folder, str):
+                found.append(verify_folder(folder, level, tensors or (), on_block))
+            elif tensors:
+                raise typer.BadParameter(f"--tensors is for checkpoints of milepost, not for {folder}")
+            else:
+                found.append(verify_other(folder, level, on_block))
     damaged = sum(bool(one.damaged) for one in found)
     if as_json:
         document({"damaged": damaged, "checkpoints": [_as_json(one) for one in found]})
@@ -79,10 +95,21 @@ def verify(
     return 1 if damaged else 0
 
 
-def _folders(ref: str) -> list[Storage]:
-    from milepost.ops.refs import Ref, checkpoint_folders
+def _folders(ref: str) -> Sequence[Storage | str]:
+    """The checkpoint folders of milepost that `ref` means, or the places of checkpoints of other formats."""
+    from milepost.ops.refs import Ref, checkpoint_folders, is_checkpoint, is_run
+    from milepost.ops.sequence import members
 
-    return checkpoint_folders(Ref.parse(ref))
+    parsed = Ref.parse(ref)
+    if (
+        parsed.which is None
+        and os.path.lexists(parsed.place)
+        and not (is_run(parsed.place) or is_checkpoint(parsed.place))
+    ):
+        found = members(parsed.place)
+        if found:
+            return found
+    return checkpoint_folders(parsed)
 
 
 def _say(one: Verified, noun: str) -> None:
@@ -92,8 +119,15 @@ def _say(one: Verified, noun: str) -> None:
         return
     if not one.damaged:
         bad = f"; as saved, but not good: {safe(one.why_not_good)}" if one.why_not_good else ""
-        looked_at = f"{words.count(len(one.findings), noun)}, {words.size(one.nbytes)}"
-        say(f"{paint('intact', 'green')}   {where}: {looked_at}{bad}")
+        proven = len(one.findings) - one.unchecked
+        if not proven and one.unchecked:
+            say(f"{paint('readable', 'yellow')} {where}: its structure; no checksums to compare bytes with")
+            return
+        said = f"{words.count(proven, noun)}, {words.size(one.nbytes)}"
+        if one.against and one.against != ("XXH3-128",):
+            rest = f"; {one.unchecked} without a checksum" if one.unchecked else ""
+            said = f"{words.count(proven, 'part')}, {words.size(one.nbytes)}, by {', '.join(one.against)}{rest}"
+        say(f"{paint('intact', 'green')}   {where}: {said}{bad}")
         return
     say(f"{paint('DAMAGED', 'red')}  {where}")
     for finding in one.damaged:
@@ -118,6 +152,8 @@ def _as_json(one: Verified) -> dict[str, Any]:
         "gone": one.gone,
         "bytes": one.nbytes,
         "why_not_good": one.why_not_good,
+        "against": list(one.against),
+        "unchecked": one.unchecked,
         "findings": [
             {
                 "name": finding.name,

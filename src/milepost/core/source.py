@@ -14,6 +14,9 @@ import numpy.typing as npt
 
 from milepost.core.dtypes import DType
 
+BLOCK = 1 << 20
+"""Bytes that `TensorSource.blocks` yields at a time: what was just read is still in a core's cache when it is looked at."""
+
 
 class TensorSpec(NamedTuple):
     """Element type, shape, and size in bytes as C-contiguous elements."""
@@ -31,6 +34,9 @@ class TensorSource(Mapping[str, npt.NDArray[Any]]):
         >>> source["model/fc1.weight"].shape
         (512, 784)
     """
+
+    notes: Mapping[str, str] = {}
+    """By path, of tensors and of groups: a word on it, as the name it had in the program, or how it is stored."""
 
     @property
     @abstractmethod
@@ -61,6 +67,23 @@ class TensorSource(Mapping[str, npt.NDArray[Any]]):
             NotFoundError: no such tensor.
             DamagedError: its bytes differ from their digest.
         """
+
+    def blocks(self, path: str) -> Iterator[npt.NDArray[Any]]:
+        """The elements of the tensor at `path` in C order, in flat arrays of at most `BLOCK` bytes, for looking at each once: the
+        next may be read into the same memory. Where one tensor can be read in pieces, no more of it is held.
+
+        Raises:
+            as ``self[path]`` does; what differs from a digest may be known only after the last block.
+        """
+        flat = self[path].reshape(-1)
+        step = max(1, BLOCK // max(1, flat.itemsize))
+        for start in range(0, flat.size, step):
+            yield flat[start : start + step]
+
+    def digest(self, path: str) -> str | None:
+        """What stands for the bytes of the tensor at `path`, known without reading them: equal only where type, shape and bytes
+        are. None if it is not known."""
+        return None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.specs)

@@ -15,6 +15,7 @@ from milepost.core.boxes import place_box
 from milepost.core.digest import CHUNK, PREFIX, Checker, digest, file_digest
 from milepost.core.layout import LARGEST_HEADER, Span, nbytes, overlaps, parse
 from milepost.core.manifest import Manifest, Shard, Tensor, decode
+from milepost.core.source import BLOCK as SOURCE_BLOCK
 from milepost.core.source import TensorSource, TensorSpec
 from milepost.errors import DamagedError, NotFoundError
 from milepost.folder import names
@@ -103,6 +104,33 @@ class Checkpoint(TensorSource):
         shaped = out if kind.numpy is None else out.view(kind.numpy)
         return shaped.reshape(tensor.shape) if kind.numpy is not None else shaped
 
+    def blocks(self, path: str) -> Iterator[npt.NDArray[Any]]:
+        tensor = self.resolve(path)
+        kind = dtypes.dtype(tensor.dtype)
+        shard = tensor.shards[0] if tensor.shards else None
+        size = nbytes(kind, tensor.shape)
+        if shard is None or shard.offset is not None or size <= SOURCE_BLOCK:
+            yield from super().blocks(path)
+            return
+        span = self._span(shard, size)
+        where = f"{self.where}/{shard.file}"
+        whole = Checker(dtypes.dtype("uint8"))
+        for start in range(0, size, SOURCE_BLOCK):
+            try:
+                data = self.storage.read(shard.file, span.offset + start, min(SOURCE_BLOCK, size - start))
+            except OSError as error:
+                raise storage_error(error, "read the tensor", where) from error
+            whole.update(memoryview(data))
+            yield np.frombuffer(data, kind.numpy or np.uint8)
+        if whole.digest() != shard.digest:
+            raise changed([shard], where)
+
+    def digest(self, path: str) -> str | None:
+        tensor = self.resolve(path)
+        if len(tensor.shards) != 1 or tensor.shards[0].offset is not None:
+            return None  # the same tensor may be divided in another way
+        return f"{tensor.dtype} {tensor.shape} {tensor.shards[0].digest}"
+
     def _assembled(self, kind: dtypes.DType, tensor: Tensor) -> npt.NDArray[np.uint8]:
         out = np.zeros(nbytes(kind, tensor.shape), np.uint8)
         for shard in tensor.shards:
@@ -114,10 +142,7 @@ class Checkpoint(TensorSource):
     def read_shard(self, kind: dtypes.DType, tensor: Tensor, shard: Shard) -> bytes:
         """The bytes of one shard, checked."""
         where = f"{self.where}/{shard.file}"
-        span = self.spans(shard.file).get(shard.key)
-        expected = nbytes(kind, shard.shape or tensor.shape)
-        if span is None or span.nbytes != expected:
-            raise DamagedError(f"entry {shard.key!r} is missing or of another size", where=where)
+        span = self._span(shard, nbytes(kind, shard.shape or tensor.shape))
         try:
             data = self.storage.read(shard.file, span.offset, span.nbytes)
         except OSError as error:
@@ -125,6 +150,13 @@ class Checkpoint(TensorSource):
         if digest(data) != shard.digest:
             raise changed([shard], where)
         return data
+
+    def _span(self, shard: Shard, size: int) -> Span:
+        """Where the `size` bytes of `shard` are in its file."""
+        span = self.spans(shard.file).get(shard.key)
+        if span is None or span.nbytes != size:
+            raise DamagedError(f"entry {shard.key!r} is missing or of another size", where=f"{self.where}/{shard.file}")
+        return span
 
     def spans(self, file: str) -> Mapping[str, Span]:
         """Where each entry of `file` is, from the file's own header."""

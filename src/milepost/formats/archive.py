@@ -11,7 +11,7 @@ import struct
 import zlib
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import copy
 from itertools import pairwise
 from typing import NamedTuple
@@ -146,6 +146,27 @@ class Archive:
             )
         return found.read(0, found.size)
 
+    def check(self, name: str, on_block: Callable[[int], None]) -> None:
+        """Compare all of member `name` with its CRC-32; `on_block` is told the number of bytes after each piece.
+
+        Raises:
+            DamagedError: it differs.
+            others as `open`.
+        """
+        found = self.open(name)
+        crc = size = 0
+        for piece in found.pieces() if isinstance(found, _Inflated) else _stored(found):
+            crc, size = zlib.crc32(piece, crc), size + len(piece)
+            on_block(len(piece))
+        member = self.member(name)
+        if size != found.size or crc != member.crc:
+            raise DamagedError(
+                "a member of the archive differs from its checksum",
+                where=found.where,
+                expected=f"CRC-32 {member.crc:08x}",
+                found=f"{crc:08x}",
+            )
+
     def _read_directory(self, count: int, offset: int) -> None:
         """Names and offsets of all members; that no two overlap."""
         directory, where = self._directory, self.source.where
@@ -231,6 +252,14 @@ class Archive:
         return data
 
 
+def _stored(source: Readable) -> Iterator[memoryview]:
+    room = memoryview(bytearray(IO_PIECE))
+    for start in range(0, source.size, IO_PIECE):
+        piece = room[: source.size - start]
+        source.read_into(start, piece)
+        yield piece
+
+
 class _Inflated:
     """A deflated member. What is asked for is inflated from its beginning, and never more than was declared."""
 
@@ -247,7 +276,7 @@ class _Inflated:
         if not 0 <= offset <= offset + len(out) <= self.size:
             raise FormatError("a member of the archive is shorter than is asked for", where=self.where)
         done, stop, crc = 0, offset + len(out), 0
-        for piece in self._pieces():
+        for piece in self.pieces():
             low, high = max(offset, done), min(stop, done + len(piece))
             if low < high:
                 out[low - offset : high - offset] = piece[low - done : high - done]
@@ -262,7 +291,7 @@ class _Inflated:
         if crc != self._crc:
             raise DamagedError("a member of the archive differs from its checksum", where=self.where)
 
-    def _pieces(self) -> Iterator[bytes]:
+    def pieces(self) -> Iterator[bytes]:
         """The inflated bytes, one more than was declared at most."""
         inflate = zlib.decompressobj(-15)
         left, at, waiting = self.size + 1, 0, b""

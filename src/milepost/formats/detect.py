@@ -51,6 +51,7 @@ MODEL_FILES = (
 """What is in the folders of Hugging Face's libraries, and of DeepSpeed."""
 
 FORMATS: tuple[Format, ...] = (
+    Format("safetensors", starts=(b"",)),
     Format("distributed", holds=(".metadata", "*.distcp")),
     Format("model_folder", holds=MODEL_FILES),
     Format("keras_shards", starts=(b"{",)),
@@ -61,7 +62,6 @@ FORMATS: tuple[Format, ...] = (
     Format("pytorch", starts=(b"PK\x03\x04", b"\x80", b"L", b"")),
     Format("npz", starts=(b"PK\x03\x04",)),
     Format("npy", starts=(b"\x93NUMPY",)),
-    Format("safetensors", starts=(b"",)),
     Format("plain_pickle", starts=(b"\x80", b"(", b"]", b"}", b"c")),
     Format("tf_saved_model", starts=(b"\x08",), holds=("saved_model.pb", "saved_model.cpb")),
     Format("gguf", starts=(b"GGUF",)),

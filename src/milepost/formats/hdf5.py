@@ -133,6 +133,17 @@ class Hdf5(FormatSource):
         self._child.ask(out.data if out.size else None, do="read", seconds=seconds, path=raw, nbytes=spec.nbytes)
         return as_array(out, spec, big_endian=big_endian)
 
+    def checked(self) -> set[str]:
+        """The tensors that have checksums, compared when they are read."""
+        if self._child is None:
+            return set()  # the numbers of all stand as they are
+        raw = set(self._child.ask(do="checked", seconds=LISTING))
+        return {path for path, (name, _, _) in self._tensors.items() if name in raw}
+
+    def _stands(self, path: str) -> tuple[Readable, int] | None:
+        _, at, big_endian = self._tensors[path]
+        return None if at is None or big_endian else (self._part, at)
+
     def _step(self) -> int | None:
         """What the optimizer counted: the first of its variables in Keras."""
         for path in self._specs:

@@ -167,6 +167,12 @@ class Listing:
         return value if isinstance(value, bool | int | float) else f"not read: {type(value).__name__}"
 
 
+def _filters(item: Any) -> set[int]:
+    """What the chunks of a dataset go through when they are read."""
+    how = item.get_create_plist()
+    return {how.get_filter(index)[0] for index in range(how.get_nfilters())}
+
+
 def _natural(name: bytes) -> tuple[int, int, bytes]:
     """Numbers by size, before names."""
     return (0, int(name), name) if name.isdigit() and len(name) < 19 else (1, 0, name)
@@ -186,12 +192,10 @@ class File:
         return {"tensors": self._found.tensors, "plain": self._found.plain}, None
 
     def read(self, path: str, nbytes: int) -> Answer:
-        assert self._file is not None
         assert self._found is not None
-        kind = self._found.elements[path]
-        item = h5py.h5d.open(self._file.id, path.encode("utf-8", "surrogateescape"))
+        kind, item = self._found.elements[path], self._dataset(path)
         how = item.get_create_plist()
-        unknown = {how.get_filter(index)[0] for index in range(how.get_nfilters())} - _FILTERS
+        unknown = _filters(item) - _FILTERS
         if unknown:
             raise RefusedError("a dataset is compressed in an unknown way", f"filter {min(unknown)}")
         chunk = how.get_chunk() if how.get_layout() == h5py.h5d.CHUNKED else ()
@@ -223,8 +227,19 @@ class File:
             item.read(h5py.h5s.create_simple(shape) if shape else h5py.h5s.ALL, space, out, kind.memory)
         return out.tobytes()
 
+    def checked(self) -> Answer:
+        """The datasets whose chunks have checksums, which are compared when they are read."""
+        assert self._found is not None
+        return [
+            path for path in self._found.elements if h5py.h5z.FILTER_FLETCHER32 in _filters(self._dataset(path))
+        ], None
+
+    def _dataset(self, path: str) -> Any:
+        assert self._file is not None
+        return h5py.h5d.open(self._file.id, path.encode("utf-8", "surrogateescape"))
+
 
 def main() -> None:
     """Serve one file."""
     file = File(int(sys.argv[3]))
-    serve(MEMORY, {"open": file.open, "read": file.read})
+    serve(MEMORY, {"open": file.open, "read": file.read, "checked": file.checked})

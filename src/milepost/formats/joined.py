@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy.typing as npt
@@ -91,6 +91,10 @@ class Joined(FormatSource):
     def _read(self, path: str, spec: TensorSpec) -> npt.NDArray[Any]:
         source, inner = self._origins[path]
         return source[inner]
+
+    def blocks(self, path: str) -> Iterator[npt.NDArray[Any]]:
+        found = self._origins.get(path)
+        return super().blocks(path) if found is None else found[0].blocks(found[1])
 
 
 def read_object(file: File) -> dict[str, Any]:

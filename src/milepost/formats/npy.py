@@ -57,6 +57,9 @@ class _Npy(FormatSource):
     def _read(self, path: str, spec: TensorSpec) -> npt.NDArray[Any]:
         return read(self._file, self._header, spec)
 
+    def _stands(self, path: str) -> tuple[Readable, int] | None:
+        return stands(self._file, self._header)
+
 
 def read_header(source: Readable) -> Header:
     """Read the header of the array that is all of `source`.
@@ -121,6 +124,12 @@ def read(source: Readable, header: Header, spec: TensorSpec) -> npt.NDArray[Any]
         return as_array(data, spec, big_endian=big_endian)
     turned = spec._replace(shape=spec.shape[::-1])
     return np.ascontiguousarray(as_array(data, turned, big_endian=big_endian).T)
+
+
+def stands(source: Readable, header: Header) -> tuple[Readable, int] | None:
+    """See `FormatSource._stands`."""
+    _, _, big_endian = element(header.descr, source.where)
+    return None if header.fortran or big_endian else (source, header.offset)
 
 
 def element(descr: object, where: str) -> tuple[DType, tuple[int, ...], bool]:

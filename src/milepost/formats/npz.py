@@ -12,7 +12,7 @@ from milepost.core.source import TensorSource, TensorSpec
 from milepost.errors import FormatError
 from milepost.formats import npy
 from milepost.formats.archive import MAGIC, Archive, archive_of
-from milepost.formats.place import File, Folder
+from milepost.formats.place import File, Folder, Readable, Window
 from milepost.formats.source import FormatSource
 
 NAME = "an archive of numpy arrays"
@@ -75,3 +75,8 @@ class _Npz(FormatSource):
     def _read(self, path: str, spec: TensorSpec) -> npt.NDArray[Any]:
         name, header = self._members[path]
         return npy.read(self._archive.open(name), header, spec)
+
+    def _stands(self, path: str) -> tuple[Readable, int] | None:
+        name, header = self._members[path]
+        member = self._archive.open(name)
+        return npy.stands(member, header) if isinstance(member, Window) else None  # what is packed is unpacked once

@@ -119,10 +119,11 @@ class Known:
 
 
 class Stored(NamedTuple):
-    """An array: what it is, and how it is read. The array is an own one, in C order."""
+    """An array: what it is, and how it is read. The array is an own one, in C order. `stands` as `FormatSource._stands`."""
 
     spec: TensorSpec
     read: Callable[[], npt.NDArray[Any]]
+    stands: Callable[[], tuple[Readable, int] | None] = lambda: None
 
 
 class Leaf(Known, ABC):

@@ -17,7 +17,7 @@ from milepost.core.foreign import Foreign
 from milepost.errors import FormatError, UnsafeContentError
 from milepost.formats.pickle_numpy import NumpyArray
 from milepost.formats.pickle_values import Dict, Global, Known, Leaf, Stored, Thing
-from milepost.formats.place import Readable, read_array
+from milepost.formats.place import Readable, Window, read_array
 from milepost.formats.source import MOST_DIMENSIONS, as_array, spec
 
 LARGEST_VIEW = 1024 * 1024 * 1024
@@ -121,7 +121,7 @@ class Tensor(Leaf):
                 f"tensor {path!r} repeats little into far too much", where=where,
                 found=f"{self._span() * size} bytes as {found.nbytes}",
             )  # fmt: skip
-        yield "", Stored(found, self._read)
+        yield "", Stored(found, self._read, self._stands)
         yield from self.scheme.items()
 
     def _read(self) -> npt.NDArray[Any]:
@@ -136,6 +136,12 @@ class Tensor(Leaf):
         if self.conjugate:
             made = np.conj(made)
         return -made if self.negative else made
+
+    def _stands(self) -> tuple[Readable, int] | None:
+        if not self._contiguous() or self.storage.big_endian or self.conjugate or self.negative:
+            return None
+        stored = self.storage.open()
+        return (stored, self.offset * self.kind.bits // 8) if isinstance(stored, Window) else None
 
     def _contiguous(self) -> bool:
         expected = 1

@@ -11,7 +11,7 @@ from milepost.core.layout import LARGEST_HEADER, Span, parse
 from milepost.core.paths import escape
 from milepost.core.source import TensorSource, TensorSpec
 from milepost.errors import DamagedError, FormatError
-from milepost.formats.place import File, Folder, read_array
+from milepost.formats.place import File, Folder, Readable, read_array
 from milepost.formats.source import FormatSource, as_array, spec
 
 NAME = "a safetensors file"
@@ -77,6 +77,9 @@ class Safetensors(FormatSource):
 
     def _read(self, path: str, spec: TensorSpec) -> npt.NDArray[Any]:
         return as_array(read_array(self._file, *self._spans[path]), spec)
+
+    def _stands(self, path: str) -> tuple[Readable, int] | None:
+        return self._file, self._spans[path].offset
 
 
 _EXTRA = {"F8_E8M0": dtypes.dtype("float8_e8m0fnu"), "F4": dtypes.dtype("float4_e2m1fn_x2")}

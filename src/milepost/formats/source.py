@@ -17,8 +17,9 @@ import numpy.typing as npt
 from milepost.core.dtypes import DType
 from milepost.core.layout import nbytes
 from milepost.core.paths import Marked, escape, join, split
-from milepost.core.source import TensorSource, TensorSpec
+from milepost.core.source import BLOCK, TensorSource, TensorSpec
 from milepost.errors import FormatError, NotFoundError, UnsafeContentError
+from milepost.formats.place import Readable
 
 MOST_DIMENSIONS = 64
 """As numpy has it."""
@@ -38,9 +39,6 @@ class FormatSource(TensorSource):
         plain: path -> plain value.
         metadata: ``format`` (in words) and what else is known: ``version``, ``written_by``, ``step``, ``epoch`` ...
     """
-
-    notes: Mapping[str, str] = {}
-    """By path, of tensors and of groups: a word that the file has on it, as the name it had in the program, or how it is stored."""
 
     def __init__(
         self, where: str, specs: Mapping[str, TensorSpec], plain: Mapping[str, Any], metadata: Mapping[str, Any]
@@ -77,6 +75,27 @@ class FormatSource(TensorSource):
     @abstractmethod
     def _read(self, path: str, spec: TensorSpec) -> npt.NDArray[Any]:
         """The tensor at `path`: an array of its own, as `as_array` makes it."""
+
+    def _stands(self, path: str) -> tuple[Readable, int] | None:
+        """What the elements of the tensor at `path` can be read from as they are (little-endian, in C order), and from which byte
+        on; None if only `_read` can. Then it is read in blocks."""
+        return None
+
+    def blocks(self, path: str) -> Iterator[npt.NDArray[Any]]:
+        spec = self._specs.get(path)
+        kind = None if spec is None else spec.dtype.numpy
+        with parsing(self.where):
+            at = None if spec is None or kind is None or spec.nbytes <= BLOCK else self._stands(path)
+        if spec is None or kind is None or at is None:
+            yield from super().blocks(path)
+            return
+        readable, offset = at
+        room = np.empty(BLOCK, np.uint8)
+        for start in range(0, spec.nbytes, BLOCK):
+            piece = room[: spec.nbytes - start]
+            with parsing(self.where):
+                readable.read_into(offset + start, piece.data)
+            yield piece.view(kind)
 
 
 class Nothing(FormatSource):

@@ -21,6 +21,7 @@ from milepost.core.source import TensorSpec
 from milepost.errors import FormatError, NotStorableError, UnsafeContentError
 from milepost.formats.pickle_numpy import NumpyType
 from milepost.formats.pickle_values import Dict, Global, Known, Leaf, Long, Set, Stored, Thing
+from milepost.formats.place import Readable
 from milepost.formats.source import FormatSource
 
 MOST_VALUES = 300_000
@@ -40,6 +41,7 @@ class Contents:
         self.specs: dict[str, TensorSpec] = {}
         self.plain: dict[str, Any] = {}
         self.readers: dict[str, Callable[[], npt.NDArray[Any]]] = {}
+        self.stands: dict[str, Callable[[], tuple[Readable, int] | None]] = {}
         self._around: dict[int, str] = {}  # containers around the current value: id -> path
         self._met: dict[int, str] = {}  # objects: id -> where they were met first
         self._text = 0
@@ -99,6 +101,7 @@ class Contents:
                 self._count(at)
                 self.specs[at] = part.spec
                 self.readers[at] = part.read
+                self.stands[at] = part.stands
             else:
                 self.add(part, at)
         attributes = getattr(value, "attributes", None)
@@ -229,7 +232,7 @@ class PickledSource(FormatSource):
 
     def __init__(self, where: str, contents: Contents, metadata: dict[str, Any]) -> None:
         super().__init__(where, contents.specs, contents.plain, metadata)
-        self._readers = contents.readers
+        self._readers, self._standing = contents.readers, contents.stands
 
     def _read(self, path: str, spec: TensorSpec) -> npt.NDArray[Any]:
         return (
@@ -237,3 +240,6 @@ class PickledSource(FormatSource):
             if spec.dtype.numpy
             else self._readers[path]()
         )
+
+    def _stands(self, path: str) -> tuple[Readable, int] | None:
+        return self._standing[path]() if path in self._standing else None

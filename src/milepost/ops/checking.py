@@ -16,12 +16,15 @@ Level = Literal["quick", "full"]
 
 
 class Verified(NamedTuple):
-    """What was found out about one checkpoint folder. `findings` is empty if it was removed meanwhile (`gone`)."""
+    """What was found out about one checkpoint. `findings` is empty if it was removed meanwhile (`gone`). `against` are the
+    checksums that bytes were compared with, `unchecked` the number of findings for which there are none."""
 
     where: str
     findings: list[Finding]
     gone: bool = False
     why_not_good: str | None = None
+    against: tuple[str, ...] = ()
+    unchecked: int = 0
 
     @property
     def damaged(self) -> list[Finding]:
@@ -32,6 +35,28 @@ class Verified(NamedTuple):
     def nbytes(self) -> int:
         """Bytes that were looked at."""
         return sum(finding.nbytes for finding in self.findings)
+
+
+def verify_other(where: str, level: Level = "full", on_block: Callable[[int], None] = lambda nbytes: None) -> Verified:
+    """Verify the checkpoint `where`, of another format, by the checksums that this has.
+
+    Args:
+        where: the file or folder.
+        level: "quick" reads its structure alone.
+        on_block: told the number of bytes after each block that was read.
+
+    Raises:
+        NotFoundError, FormatError: there is none.
+        StorageError: the storage refused.
+    """
+    from milepost.formats.checks import check
+    from milepost.formats.place import look
+
+    found = check(look(where), on_block, quick=level == "quick")
+    against = tuple(dict.fromkeys(one.against for one in found if one.against is not None))
+    unchecked = sum(one.against is None for one in found)
+    findings = [Finding(one.name, one.nbytes, one.problem) for one in found]
+    return Verified(where, findings, against=against, unchecked=unchecked)
 
 
 def verify_folder(
@@ -85,7 +110,8 @@ def _verify(storage: Storage, level: Level, tensors: Sequence[str], on_block: Ca
             findings = verify_quickly(checkpoint)
         else:
             findings = verify_fully(checkpoint, on_block)
-        return Verified(storage.root, findings, why_not_good=checkpoint.manifest.summary.why_not_good)
+        against = () if level == "quick" and not tensors else ("XXH3-128",)
+        return Verified(storage.root, findings, why_not_good=checkpoint.manifest.summary.why_not_good, against=against)
 
 
 def _manifest(storage: Storage) -> bytes | None:

@@ -4,12 +4,13 @@ checkpoints."""
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from milepost.core import tree
 from milepost.core.source import TensorSpec
-from milepost.errors import NotFoundError
-from milepost.folder.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from milepost.core import tree
+    from milepost.folder.checkpoint import Checkpoint
 
 
 class FileInfo(NamedTuple):
@@ -61,24 +62,16 @@ def files_of(checkpoint: Checkpoint) -> list[FileInfo]:
     return found
 
 
-def entries_of(checkpoint: Checkpoint, files: list[FileInfo], prefix: str = "") -> list[Entry]:
-    """The state of a checkpoint, or what is at `prefix` and below it, containers before what is in them.
+def entries_of(checkpoint: Checkpoint, files: list[FileInfo]) -> list[Entry]:
+    """The state of a checkpoint, containers before what is in them.
 
     Raises:
-        NotFoundError: there is nothing at `prefix`.
         FormatError: the structure cannot be understood.
     """
+    from milepost.core import tree
+
     linked = {file.name for file in files if file.names > 1}
-    below = prefix.rstrip("/") + "/"
-    depth = below.count("/") - 1 if prefix else 0
-    nodes = [
-        node
-        for item, structure in checkpoint.manifest.items.items()
-        for node in tree.walk(structure, item)
-        if not prefix or node.path == below[:-1] or node.path.startswith(below)
-    ]
-    if prefix and not nodes:
-        raise NotFoundError(f"there is nothing at {prefix!r}", where=checkpoint.where, hint=hint(checkpoint, prefix))
+    nodes = [node for item, structure in checkpoint.manifest.items.items() for node in tree.walk(structure, item)]
     totals: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0])
     for node in nodes:
         if node.kind == "tensor":
@@ -86,15 +79,15 @@ def entries_of(checkpoint: Checkpoint, files: list[FileInfo], prefix: str = "") 
                 nbytes, shared = _bytes(checkpoint, node.path, linked)
                 totals[above][0] += nbytes
                 totals[above][1] += shared
-    return [_entry(checkpoint, node, depth, totals) for node in nodes]
+    return [_entry(checkpoint, node, totals) for node in nodes]
 
 
-def _entry(checkpoint: Checkpoint, node: tree.Node, depth: int, totals: dict[str, list[int]]) -> Entry:
+def _entry(checkpoint: Checkpoint, node: tree.Node, totals: dict[str, list[int]]) -> Entry:
     tensor = checkpoint.manifest.tensors.get(node.path) if node.kind == "tensor" else None
     nbytes, shared = totals[node.path]
     return Entry(
         node.path,
-        node.path.count("/") - depth,
+        node.path.count("/"),
         node.kind,
         checkpoint.specs[node.path] if tensor is not None else None,
         node.size,
@@ -120,11 +113,3 @@ def _bytes(checkpoint: Checkpoint, path: str, linked: set[str]) -> tuple[int, in
 def _with_all_above(path: str) -> list[str]:
     parts = path.split("/")
     return ["/".join(parts[: count + 1]) for count in range(len(parts))]
-
-
-def hint(checkpoint: Checkpoint, prefix: str) -> str:
-    """What to try where there is nothing at `prefix`."""
-    from difflib import get_close_matches
-
-    near = get_close_matches(prefix, [*checkpoint.manifest.items, *checkpoint.manifest.tensors], 1)
-    return f"did you mean {near[0]!r}?" if near else "`milepost show` without it lists all"

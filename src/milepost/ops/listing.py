@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
-from milepost.errors import DamagedError, MilepostError
+from milepost.errors import DamagedError, FormatError, MilepostError, NotFoundError
 from milepost.folder import names
 from milepost.folder.attempts import Owner, alive, attempt_numbers, read_record
 from milepost.folder.lineage import lineage, newest_attempt, read_records
@@ -13,6 +13,7 @@ from milepost.folder.retention import best_of
 from milepost.folder.run import Listed, RunFolder
 from milepost.folder.tags import Tag, read_tags
 from milepost.ops.refs import wording
+from milepost.ops.symptoms import Watch, from_summaries
 
 Branch = Literal["current", "abandoned", "superseded", "foreign", "unreadable"]
 """Where a checkpoint stands: in the lineage of the newest attempt, on a branch it does not continue, replaced by a
@@ -20,13 +21,14 @@ later attempt at the same step, in the history of another run, or nowhere, since
 
 
 class Row(NamedTuple):
-    """One checkpoint, and what the run says of it."""
+    """One checkpoint, and what the run says of it. `symptoms` are what it is the first to have (see `milepost.ops.symptoms`)."""
 
     listed: Listed
     branch: Branch
     latest: bool
     best: bool
     tags: tuple[str, ...]
+    symptoms: tuple[str, ...] = ()
 
 
 class Life(NamedTuple):
@@ -78,10 +80,36 @@ def list_run(run: RunFolder) -> Listing:
     in_line = {one.folder for one in line}
     best = best_of(line, run.info.best) if run.info.best is not None else None
     rows = []
-    for one in checkpoints:
+    symptoms = from_summaries(one.summary for one in checkpoints)
+    for one, first in zip(checkpoints, symptoms, strict=True):
         marks = tagged.get((one.summary.attempt, one.step), []) if one.summary and not one.foreign else []
-        rows.append(Row(one, _branch(one, in_line), one in line[:1], one is best, tuple(marks)))
+        rows.append(Row(one, _branch(one, in_line), one in line[:1], one is best, tuple(marks), first))
     return Listing(run, rows, nbytes, life, problems)
+
+
+def check_values(listing: Listing, on_block: Callable[[str, int], None] = lambda path, nbytes: None) -> Listing:
+    """`listing`, its symptoms told by the values of the checkpoints in the lineage of the newest attempt, all of which are read.
+    One whose bytes are damaged has that for a symptom.
+
+    Raises:
+        StorageError: the storage refused.
+    """
+    from milepost.folder.checkpoint import Checkpoint
+
+    watch = Watch(on_block)
+    rows = []
+    for row in listing.rows:
+        symptoms = row.symptoms
+        if row.branch == "current":
+            try:
+                seen = watch.look(Checkpoint(listing.run.storage.child(row.listed.folder)))
+                symptoms = (*seen, *(text for text in symptoms if not (seen and text == "first NaN or infinity")))
+            except (DamagedError, FormatError):
+                symptoms = (*symptoms, "damaged: milepost verify tells more")
+            except NotFoundError:
+                continue  # removed by a live job just now
+        rows.append(row._replace(symptoms=symptoms))
+    return listing._replace(rows=rows)
 
 
 def life_of(run: RunFolder) -> Life:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from milepost.core import values
@@ -10,6 +10,7 @@ from milepost.core.brief import brief, kind_of
 from milepost.core.source import TensorSource, TensorSpec
 from milepost.errors import NotFoundError
 from milepost.ops.contents import Entry
+from milepost.ops.matching import is_pattern, pattern
 
 MOST_COMPARED = 5000
 """Paths that are looked at for one like the one that is not there."""
@@ -30,11 +31,8 @@ class _Node:
         self.nbytes = 0
 
 
-def outline(source: TensorSource, prefix: str = "") -> list[Entry]:
-    """What is in `source`, or at `prefix` and below it, containers before what is in them.
-
-    Raises:
-        NotFoundError: there is nothing at `prefix`.
+def outline(source: TensorSource) -> list[Entry]:
+    """What is in `source`, containers before what is in them.
 
     Example:
         >>> [entry.path for entry in outline(milepost.open("model.pt"))]
@@ -46,21 +44,47 @@ def outline(source: TensorSource, prefix: str = "") -> list[Entry]:
         node.spec = spec
     for path, value in source.plain.items():
         _reach(root, path, 0).plain = [value]
-    top: _Node | None = root
-    for part in prefix.strip("/").split("/") if prefix else ():
-        top = top and top.below.get(part)
-    if top is None:
-        raise nothing_at(source, prefix)
-    if prefix:
-        return list(_entries(top, 0))
-    return [entry for node in top.below.values() for entry in _entries(node, 0)]
+    return [entry for node in root.below.values() for entry in _entries(node, 0)]
+
+
+def picked(source: TensorSource, entries: list[Entry], wanted: Sequence[str]) -> list[Entry]:
+    """Those of the `entries` of `source` that are at or below one of the paths `wanted`, or fit it as a pattern; all if there is
+    none. What stands at the top is at depth 0.
+
+    Raises:
+        NotFoundError: one of them means nothing.
+    """
+    if not wanted:
+        return entries
+    found: dict[str, Entry] = {}
+    places = {entry.path: index for index, entry in enumerate(entries)}
+    for one in wanted:
+        path = one.rstrip("/")
+        first = places.get(path)
+        if first is not None:
+            depth = entries[first].depth
+            last = next((at for at in range(first + 1, len(entries)) if entries[at].depth <= depth), len(entries))
+            meant = [entry._replace(depth=entry.depth - depth) for entry in entries[first:last]]
+        elif is_pattern(path):
+            fits = pattern(path).fullmatch
+            meant = [entry._replace(depth=0) for entry in entries if entry.size is None and fits(entry.path)]
+        else:
+            meant = []
+        if not meant:
+            raise nothing_at(source, one)
+        found |= {entry.path: entry for entry in meant}
+    return list(found.values())
 
 
 def nothing_at(source: TensorSource, path: str) -> NotFoundError:
-    """The error where nothing is at `path`."""
+    """The error where nothing is at `path`, or nothing fits it."""
     from difflib import get_close_matches
 
+    if is_pattern(path):
+        hint = "`milepost show` lists what is there; quote patterns, or the shell takes them for names of files"
+        return NotFoundError(f"nothing fits {path!r}", where=source.where, hint=hint)
     known = [*source.specs, *source.plain]
+    known += dict.fromkeys(other.partition("/")[0] for other in known)
     if any(other.startswith(path + "/") for other in known):
         hint = f"other values are below it: `milepost show {source.where} {path}` lists them"
     else:

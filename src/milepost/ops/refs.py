@@ -11,6 +11,7 @@ a ``/`` follows it: WHICH never has one, folders do.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
@@ -18,15 +19,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from milepost.errors import FormatError, MilepostError, NotFoundError, ReferenceSyntaxError
 from milepost.folder import names
-from milepost.folder.run import Listed, RunFolder
-from milepost.folder.which import find
 from milepost.ops.redirected import redirected
 from milepost.storage.base import Storage, storage_error
 from milepost.storage.local import LocalStorage
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what a file of another format does without, and a listing
     from milepost.core.source import TensorSource
     from milepost.folder.checkpoint import Checkpoint
+    from milepost.folder.run import Listed, RunFolder
 
 DEEPEST = 4
 """Levels of folders that `runs_below` goes down."""
@@ -110,9 +110,16 @@ def open(ref: str | os.PathLike[str] | Ref) -> TensorSource:  # noqa: A001 - it 
     return source
 
 
+def own(source: TensorSource) -> Checkpoint | None:
+    """`source` as what it is, if it is a checkpoint of milepost."""
+    module = sys.modules.get("milepost.folder.checkpoint")  # which opened it, if it is one
+    return source if module is not None and isinstance(source, module.Checkpoint) else None
+
+
 def open_checkpoint(ref: str | os.PathLike[str] | Ref) -> Checkpoint:
     """Open a checkpoint of milepost; raises as `open` does, `FormatError` too where another format would be read."""
-    from milepost.folder.checkpoint import Checkpoint  # numpy, which a listing does without
+    from milepost.folder.checkpoint import Checkpoint
+    from milepost.folder.which import find
 
     ref = ref if isinstance(ref, Ref) else Ref.parse(ref)
     if _kind(ref.place) == "checkpoint":
@@ -141,6 +148,8 @@ def open_run(place: str | os.PathLike[str]) -> RunFolder:
         FormatError: something else, or written by a newer milepost.
         StorageError: the storage refused.
     """
+    from milepost.folder.run import RunFolder
+
     place = redirected(os.fspath(place))
     kind = _kind(place)
     if kind == "run":
@@ -174,6 +183,8 @@ def locate(ref: str | os.PathLike[str] | Ref) -> tuple[RunFolder, Listed]:
     Raises:
         as `run_of` and `open` do.
     """
+    from milepost.folder.which import find
+
     ref = ref if isinstance(ref, Ref) else Ref.parse(ref)
     run = run_of(ref)
     with wording("read the run", run.where):
@@ -191,6 +202,8 @@ def checkpoint_folders(ref: Ref) -> list[Storage]:
     if _kind(ref.place) == "checkpoint":
         _one_only(ref)
         return [_checkpoint_storage(ref.place)]
+    from milepost.folder.which import find
+
     run = open_run(ref.place)
     with wording("read the run", run.where):
         if ref.which is not None:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
+import sys
+import types
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -11,8 +15,10 @@ from milepost.core import tree
 from milepost.core.brief import kind_of
 from milepost.core.source import TensorSource, TensorSpec
 from milepost.core.values import encode
-from milepost.errors import NotFoundError, ScriptError
+from milepost.errors import ScriptError
 from milepost.folder.checkpoint import Checkpoint
+from milepost.ops.matching import is_pattern, select
+from milepost.ops.outline import nothing_at
 from milepost.ops.refs import wording
 
 if TYPE_CHECKING:
@@ -31,36 +37,73 @@ class Value(NamedTuple):
     encoded: Any
 
 
-def read(source: TensorSource, path: str) -> Value:
-    """What is at `path`; containers only of milepost's own checkpoints.
+def read(source: TensorSource, paths: Sequence[str]) -> list[Value]:
+    """What is at `paths`, or fits them as patterns; containers only of milepost's own checkpoints.
 
     Raises:
         NotFoundError: nothing is.
         DamagedError: its bytes differ from their digest.
         StorageError: the storage refused.
     """
-    if not isinstance(source, Checkpoint):
-        return _read_other(source, path)
-    for item, structure in source.manifest.items.items():
-        for node in tree.walk(structure, item):
-            if node.path == path and node.kind == "tensor":
-                return Value(path, "tensor", source.specs[path], source[path], None)
-            if node.path == path:
-                return Value(path, node.kind, None, None, node.encoded)
-    from milepost.ops.contents import hint
+    found: dict[str, Value] = {}
+    for path in paths:
+        value = _container(source, path) if isinstance(source, Checkpoint) else None
+        if value is not None:
+            found[path] = value
+        elif path in source.specs or path in source.plain or is_pattern(path):
+            found |= {one: _read(source, one) for one in select(source, [path], plain=True)}
+        else:
+            raise nothing_at(source, path)
+    return list(found.values())
 
-    raise NotFoundError(f"there is nothing at {path!r}", where=source.where, hint=hint(source, path))
 
-
-def _read_other(source: TensorSource, path: str) -> Value:
+def _read(source: TensorSource, path: str) -> Value:
     if path in source.specs:
         return Value(path, "tensor", source.specs[path], source[path], None)
-    if path in source.plain:
-        encoded = encode(source.plain[path], path)
-        return Value(path, kind_of(encoded), None, None, encoded)
-    from milepost.ops.outline import nothing_at
+    encoded = encode(source.plain[path], path)
+    return Value(path, kind_of(encoded), None, None, encoded)
 
-    raise nothing_at(source, path)
+
+def _container(checkpoint: Checkpoint, path: str) -> Value | None:
+    """The plain value or container at `path`, as the manifest has it; None if there is none."""
+    for item, structure in checkpoint.manifest.items.items():
+        for node in tree.walk(structure, item):
+            if node.path == path and node.kind != "tensor":
+                return Value(path, node.kind, None, None, node.encoded)
+    return None
+
+
+def sliced(array: Array, text: str) -> Array:
+    """The part of `array` that `text` names, as numpy would: ``0:10, :, -1``.
+
+    Raises:
+        ScriptError: it is no slice, or reaches outside.
+
+    Example:
+        >>> sliced(np.arange(12).reshape(3, 4), "1:, -1")
+        array([ 7, 11])
+    """
+    parts: list[int | slice | types.EllipsisType] = []
+    for part in text.split(","):
+        found = _SLICE.fullmatch(part.strip())
+        if found is None:
+            raise ScriptError("this is no slice", found=text, expected="as numpy has it: 0:10, :, -1")
+        if part.strip() == "...":
+            parts.append(...)
+        elif ":" in part:
+            parts.append(slice(*(int(number) if number else None for number in part.replace(" ", "").split(":"))))
+        else:
+            parts.append(int(part))
+    try:
+        cut: Array = np.asarray(array[tuple(parts)])
+    except (IndexError, ValueError) as error:
+        raise ScriptError(
+            "the tensor has no such part", found=text, expected=f"a part of shape {array.shape}", hint=str(error)
+        ) from error
+    return cut
+
+
+_SLICE = re.compile(r"\.\.\.|-?[0-9]{1,18}|(-?[0-9]{0,18})\s*:\s*(-?[0-9]{0,18})(\s*:\s*(-?[0-9]{0,18}))?")
 
 
 def as_npy(array: Array) -> tuple[Array, str | None]:
@@ -75,13 +118,16 @@ def as_npy(array: Array) -> tuple[Array, str | None]:
 
 
 def write_npy(array: Array, file: str) -> str | None:
-    """Write `array` to the new `file`; returns a word on its type if that had to change.
+    """Write `array` to the new `file` (``-``: to stdout); returns a word on its type if that had to change.
 
     Raises:
         ScriptError: the file exists.
         StorageError: it cannot be written.
     """
     array, changed = as_npy(array)
+    if file == "-":
+        np.save(sys.stdout.buffer, array, allow_pickle=False)
+        return changed
     if os.path.lexists(file):
         raise ScriptError("the file exists already", where=file, hint="choose another name, or remove it")
     with wording("write the file", file), open(file, "xb") as out:
