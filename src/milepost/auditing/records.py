@@ -35,6 +35,8 @@ class Key(NamedTuple):
     asker: str
 
     def __str__(self) -> str:
+        if not (self.epoch or self.batch or self.asker) and self.phase == "in-epoch":
+            return f"step {self.step}"  # of a loop without epochs
         place = {
             "in-epoch": f"epoch {self.epoch}, batch {self.batch}",
             "batches-done": f"epoch {self.epoch}, all batches done",

@@ -13,6 +13,10 @@ SHOWN = 6
 """Leaves that are named of those that differ."""
 
 
+RESTART = "restart"
+"""The aspect of a row whose process failed."""
+
+
 class Verdict(StrEnum):
     """How an audit ends."""
 
@@ -36,8 +40,8 @@ class Row:
     """One comparison: the uninterrupted script against another process.
 
     `name` says which ("resumed after step 3", "without saving"), `at` is the point, `compared` how many moments were. Where they
-    part, `where` is the first moment that differs, `aspect` what (place, batches, rng, state, gradients, metrics), `differences`
-    which leaves, `expected` and `found` what else there is to say, `causes` the likely ones.
+    part, `where` is the first moment that differs, `aspect` what (place, batches, rng, state, gradients, metrics, objects,
+    restart), `differences` which leaves, `expected` and `found` what else there is to say, `causes` the likely ones.
     """
 
     name: str
@@ -57,6 +61,8 @@ class Row:
     def result(self) -> str:
         """The verdict in a table's cell."""
         match self.verdict:
+            case Verdict.NOT_EXACT if self.aspect == RESTART:
+                return "fails"
             case Verdict.NOT_EXACT:
                 return f"differs at step {self.where.step}: {self.aspect}" if self.where is not None else "differs"
             case Verdict.EXACT if self.where is not None:
@@ -79,6 +85,8 @@ class Finding:
     @property
     def title(self) -> str:
         """Which process differs, where, and in what."""
+        if self.row.aspect == RESTART:
+            return f"{self.row.name} the script fails"
         return f"{self.row.name} differs at {self.row.where}: {self.row.aspect}"
 
     def details(self) -> list[str]:

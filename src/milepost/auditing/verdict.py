@@ -10,7 +10,7 @@ from milepost.auditing.causes import UNKNOWN, Cause, causes
 from milepost.auditing.compare import Leaf, Pair, Parting, Suspect
 from milepost.auditing.points import Point
 from milepost.auditing.records import Kept, Key, how_much
-from milepost.auditing.report import Difference, Report, Row, Verdict
+from milepost.auditing.report import RESTART, Difference, Report, Row, Verdict
 
 MOST_DIFFERENCES = 12
 _NEVER_STATE = ("loader", "sampler", "dataset", "state")
@@ -72,7 +72,7 @@ def resumed(
 def failed(place: Place, error: str) -> Row:
     """The row of a process that does not survive being started again."""
     cause = Cause("restart", f"the script fails when it is started again: {error}")
-    return Row(place.title, place.label, place.at, 0, Verdict.NOT_EXACT, place.at, "place", causes=(cause,))
+    return Row(place.title, place.label, place.at, 0, Verdict.NOT_EXACT, place.at, RESTART, causes=(cause,))
 
 
 def open_(place: Place, why: str, compared: int = 0) -> Row:

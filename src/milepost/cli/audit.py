@@ -76,7 +76,7 @@ def audit(
         comparisons: [{name, point, at, compared, verdict, where, aspect, expected, found, note,
                        differences: [{path, how_much}], causes: [{path, text}]}]
         at, where: {step, epoch, batch, phase, asker}
-        aspect: place, batches, rng, state, gradients, metrics or objects
+        aspect: place, batches, rng, state, gradients, metrics, objects or restart
         leaves: how many were compared at every moment; unseen: what could not be
         remarks, seconds, command; files: that the script wrote; versions: {milepost}
     """
