@@ -77,6 +77,8 @@ def test_life(start_job: Callable[..., Any]) -> None:
     job = start_job()
     job.end("stopped")
     assert list_run(job.run).life[:3] == (2, "stopped", None)
+    attempts.claim(job.run.storage).end("failed")  # as where the state does not fit: it never began
+    assert list_run(job.run).life[:3] == (3, "stopped", None)
 
 
 def test_the_heartbeat_tells_of_another_machine(start_job: Callable[..., Any], tmp_path: Path) -> None:

@@ -124,3 +124,6 @@ def test_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Run("~/runs/mnist", w=np.zeros(2), progress=False) as run:
         run.step(w=np.ones(2))
     assert (tmp_path / "runs/mnist/step-00000001/manifest.json").exists()
+    assert milepost.open("~/runs/mnist@latest")["w"].tolist() == [1, 1]
+    with Run("~/fork", w=np.zeros(2), resume="~/runs/mnist@step=1", progress=False) as run:
+        assert run["w"].tolist() == [1, 1]

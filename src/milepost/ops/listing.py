@@ -127,11 +127,14 @@ def life_of(run: RunFolder) -> Life:
     owner, age = alive(run.storage, numbers[-1], may_write=False)
     if owner is not None:
         return Life(len(numbers), "running", owner, age)
-    try:
-        record = read_record(run.storage, numbers[-1])
-    except DamagedError:
-        record = None  # then nobody knows how it ended
-    return Life(len(numbers), (record.ended if record is not None else None) or "died")
+    for number in reversed(numbers):
+        try:
+            record = read_record(run.storage, number)
+        except DamagedError:
+            break  # then nobody knows how it ended
+        if record is not None:  # without one it ended before it did anything: it could not be opened, say
+            return Life(len(numbers), record.ended or "died")
+    return Life(len(numbers), "died")
 
 
 def disk_bytes(run: RunFolder, folders: Sequence[str]) -> int:

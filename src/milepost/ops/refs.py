@@ -57,7 +57,7 @@ class Ref(NamedTuple):
             raise ReferenceSyntaxError("a path has no NUL in it", found=ascii(text))
         if not text:
             raise ReferenceSyntaxError("an empty REF", expected="PLACE[@WHICH]")
-        text = redirected(text)
+        text = redirected(os.path.expanduser(text))
         if os.path.lexists(text):
             return cls(text)
         place, at, which = text.rpartition("@")

@@ -43,7 +43,7 @@ class Checkpointer:
         stage: "overlap" copies what only an optimizer step changes during the next forward and backward pass; "copy" copies
             everything while training waits, for code that changes weights outside of ``optimizer.step()``.
         max_memory: bytes of host memory for staging, at least 48 MiB; a larger state is written piece by piece while
-            training waits.
+            training waits. A restore reads modules into memory first, whatever this is.
         on_error: "warn" when a save fails and train on, or "raise" at the next call.
         on_busy: "wait" for a save in flight before the next, or "skip" the next.
         on_mismatch: what to do when training goes on otherwise than an earlier attempt did after the same checkpoint: "warn", or
