@@ -280,6 +280,46 @@ def saves_by_hand_inside_an_outer_batch_with_a_step(trial: Trial) -> None:
                 trial("inner")
 
 
+@script(("later", 1), ("later", 2), ("inner", 4), ("later", 5))
+def a_loop_left_early_with_another_inside_it(trial: Trial) -> None:
+    items, train = parts()
+    outer, inner, later = loader(), loader(batch_size=14), loader(batch_size=9)
+    with trial.open(**items) as run:
+        for _ in run.epochs(3):
+            for _ in run.batches(outer, name="outer"):
+                for batch in run.batches(inner, name="inner"):
+                    loss = train(batch)
+                    trial.lost(loss)
+                    run.step()
+                    trial("inner")
+                break
+            for batch in run.batches(later, name="later"):
+                loss = train(batch)
+                trial.lost(loss)
+                run.step()
+                trial("later")
+
+
+@script(("before", 2), ("between", 1), ("after", 1), ("before", 3), ("after", 3))
+def an_epoch_with_a_step_between_its_loops(trial: Trial) -> None:
+    items, train = parts()
+    before, after = loader(batch_size=14), loader(batch_size=27)  # 2 batches and 1
+
+    def step(batch: Any, point: str) -> None:
+        loss = train(batch)
+        trial.lost(loss)
+        run.step()
+        trial(point)
+
+    with trial.open(**items) as run:
+        for _ in run.epochs(3):
+            for batch in run.batches(before, name="before"):
+                step(batch, "before")
+            step(batch_of_noise(), "between")
+            for batch in run.batches(after, name="after"):
+                step(batch, "after")
+
+
 @script(("stepped", 3), ("stepped", 5), ("epoch", 1), ("stepped", 8))
 def an_epoch_that_is_left_early(trial: Trial) -> None:
     items, train = parts()

@@ -89,7 +89,7 @@ def _pass(session: Session, name: str, feed: Feed) -> Iterator[Any]:
                 yield batch
         finally:
             session.notice_steps()
-            loop.left = True
+            session.loops.left(loop)
 
     return ask()
 

@@ -69,6 +69,8 @@ class Loops:
         self._untracked: dict[int, tuple[object, Iterable[Any]]] = {}
         self._clock = 0
         self._last_step = self._epoch_began = 0
+        self._epoch_changed = -1
+        """When the state was last changed in the body of an epoch, outside of all loops."""
         self._renewed: set[str] = set()
         """Names of passes that were given up, alive, for a new one: their iterators do not go on."""
         self._saved: dict[str, Mapping[str, Any]] = {}
@@ -151,14 +153,22 @@ class Loops:
 
     def asked(self, loop: Loop) -> None:
         """`loop` is asked for its next batch: what was inside its last one is over."""
-        for other in self._loops.values():
-            if loop.holds(other):
-                other.current = False
+        self._end_batch(loop)
         if not loop.current:
             loop.current = loop.spans = True
         loop.asked_before, loop.last_asked = loop.last_asked, self._tick()
         if loop.first_asked < 0:
             loop.first_asked = loop.last_asked
+
+    def _end_batch(self, loop: Loop) -> None:
+        for other in self._loops.values():
+            if loop.holds(other):
+                other.current = False
+
+    def left(self, loop: Loop) -> None:
+        """The iterator of `loop` is gone, and what was inside its last batch is over."""
+        self._end_batch(loop)
+        loop.left = True
 
     def handed(self, loop: Loop) -> None:
         """`loop` hands out a batch."""
@@ -172,13 +182,14 @@ class Loops:
     def stepped(self) -> None:
         """A step was made."""
         self._last_step = self._tick()
-        self.changed()
 
-    def changed(self) -> None:
-        """The state was changed in the batch under way."""
+    def changed(self, *, in_epoch: bool) -> None:
+        """The state was changed in the batch under way, or, where there is none, in the body of the epoch if `in_epoch`."""
         inner = self.innermost()
         if inner is not None:
             inner.last_change = self._tick()
+        elif in_epoch:
+            self._epoch_changed = self._tick()
 
     def begin_epoch(self) -> None:
         """An epoch begins: a pass that began before does not end with it."""
@@ -216,12 +227,15 @@ class Loops:
 
     # -- positions ----------------------------------------------------------------------------------------------------------------
 
-    def changed_around(self, inner: Loop | None) -> Loop | None:
-        """The loop whose batch would have to be handed out again to come back to `inner`, and cannot be: a step was made in it
-        before `inner` began, and would be made twice."""
+    def changed_around(self, inner: Loop | None) -> str | None:
+        """What would have to be done again to come back to `inner`, and cannot be: a step was made there before `inner` began, and
+        would be made twice. None if there is no such thing."""
         if inner is None:
             return None
-        return next((loop for loop in self._loops.values() if loop.changed and loop.holds(inner)), None)
+        outer = next((loop for loop in self._loops.values() if loop.changed and loop.holds(inner)), None)
+        if outer is not None:
+            return f"this batch of {outer.name!r}"
+        return "the epoch" if self._epoch_began < self._epoch_changed < inner.created else None
 
     def _done(self, asker: Loop) -> dict[str, int] | None:
         """How many batches of each loop are done when `asker` asks for its next one; None if no checkpoint can be taken here.

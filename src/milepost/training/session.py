@@ -180,8 +180,9 @@ class Session:
             if self._due.due(self.progress, at_epoch_end=False):
                 self._wanted = True
         self._loop_end = None
-        self.notice_steps()
+        self._optimizer_steps = self.saver.optimizer_steps
         self.loops.stepped()
+        self._changed()
         self._cost.stepped(busy=self.saver.busy)
         self.display.update(self.progress, self.loops.length)
         if counted or to is not None:
@@ -231,7 +232,10 @@ class Session:
         """An optimizer may have stepped without ``run.step``, in a loop that counts the steps of another."""
         steps, self._optimizer_steps = self._optimizer_steps, self.saver.optimizer_steps
         if self._optimizer_steps != steps:
-            self.loops.changed()
+            self._changed()
+
+    def _changed(self) -> None:
+        self.loops.changed(in_epoch=self.in_epochs and not self.in_steps)
 
     # -- boundaries -----------------------------------------------------------------------------------------------------------
 
@@ -320,8 +324,8 @@ class Session:
         if outer is not None and not self._said_waiting:
             self._said_waiting = True
             self.display.note(
-                f"the save waits until {outer.name!r} is asked for its next batch: a step was made in this one before the "
-                "loop inside it began, and would be made again after a restart"
+                f"the save waits for the end of {outer}: a step was made in it before the loop inside it began, "
+                "and would be made again after a restart"
             )
 
     def position(self) -> Position:
