@@ -25,10 +25,10 @@ from milepost.ops.matching import select
 from milepost.ops.numbers import Floats, as_floats, has_numbers
 from milepost.ops.refs import open as open_source
 
-PIECE = 1 << 16
-"""Elements looked at at a time: as float64 they fit into a core's cache."""
+PIECE = 1 << 18
+"""Elements looked at at a time: a block of float32 as it was read. Counting exponents in pairs takes a table, which many share."""
 MOST_BINS = 10_000
-_PAIRED = 1 << 13
+_PAIRED = 1 << 17
 """Elements from which on exponents are counted in pairs: a larger table, and half the steps."""
 
 
