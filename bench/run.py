@@ -116,7 +116,7 @@ class Bench:
         quick = self.options.quick
         looking.make(files, 2_000_000 if quick else looking.SIZE, tensorflow=not quick)
         for round_ in range(1 if quick else 7):
-            for peer in (looking.MILEPOST, looking.TORCH) if quick else looking.PEERS:
+            for peer in [looking.MILEPOST] if quick else looking.PEERS:
                 self.say(f"looking, round {round_ + 1}: {peer}")
                 if looking.installed(peer):
                     self.results["look"][peer].append(looking.measure(peer, files))
