@@ -230,7 +230,7 @@ def _tensor_cells(one: TensorDiff) -> list[Cell]:
     if found is None:
         return [kinds, shapes, "", "", "", ", ".join(notes)]
     if found.unequal:
-        notes.append(f"{found.unequal:,} differ")
+        notes.append("1 differs" if found.unequal == 1 else f"{found.unequal:,} differ")
         if found.beyond != found.unequal:
             notes.append(f"{found.beyond:,} beyond the tolerance")
     if found.lone:
