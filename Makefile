@@ -31,7 +31,7 @@ fuzz: $(DEV) $(PEERS) ## Try 20,000 mutants of every format's files; takes hours
 test-slurm: $(DEV) ## Interrupt jobs on a real Slurm in every way (as root; installs Slurm if it is missing)
 	@$(BIN)/python tests/slurm/real.py $(ARGS)
 
-bench: $(DEV) $(BENCH) ## Measure speed against other checkpointers
+bench: $(DEV) $(PEERS) $(BENCH) ## Measure speed against other checkpointers
 	@$(BIN)/python bench/run.py $(ARGS)
 
 lint: $(DEV) ## Check style, types and the layers (ruff, mypy, import-linter)

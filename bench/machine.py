@@ -11,7 +11,7 @@ from pathlib import Path
 
 import plain_io
 
-PACKAGES = ("torch", "numpy", "safetensors", "moonclip", "xxhash", "msgspec")
+PACKAGES = ("torch", "numpy", "safetensors", "moonclip", "xxhash", "msgspec", "ckptkit", "tensorflow", "typer")
 
 
 def describe(folder: Path) -> dict[str, str]:

@@ -75,6 +75,18 @@ def _times(factor: float) -> str:
     return f"{factor:.3f} ×" if factor < 10 else f"{factor:.1f} ×"
 
 
+def _per_gb(seconds: float) -> str:
+    return f"{seconds:.2f} s/GB"
+
+
+def _mb(nbytes: float) -> str:
+    return f"{nbytes / 1e6:.0f} MB"
+
+
+def _memory(trial: Any) -> list[float]:
+    return [max(trial[task]["extra"] for task in ("stats", "diff"))]
+
+
 FIGURES = (
     Figure(
         "training stands still in the save call", "training", _each(lambda one: one["call"]), _ms, 0.003, "save call"
@@ -146,12 +158,22 @@ FIGURES = (
         0.060,
     ),
     Figure("milepost ls, 1,000 checkpoints of 600 tensors", "ls", _each(lambda one: [one[0]]), _ms, 0.400),
+    Figure("milepost show, first output on a file of 1 GB", "look", _each(lambda one: [one["first"]]), _ms, 0.250),
+    Figure("milepost stats on one core", "look", _each(lambda one: [one["stats"]["seconds_per_gb"]]), _per_gb, 1.0),
+    Figure("milepost diff on one core", "look", _each(lambda one: [one["diff"]["seconds_per_gb"]]), _per_gb, 1.0),
+    Figure("… memory that either takes", "look", _each(_memory), _mb, None),
 )
 
 
 def page(results: Groups, about: Mapping[str, str], arguments: str) -> str:
     """The part of the page that is measured."""
-    parts = [_machine(results, about, arguments), _goals(results), _peers(results), _threads(results)]
+    parts = [
+        _machine(results, about, arguments),
+        _goals(results),
+        _peers(results),
+        _looking(results),
+        _threads(results),
+    ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -230,6 +252,21 @@ def _cell(figure: Figure, trials: Trials | None) -> str:
         return "–"
     found = figure.find(trials)
     return f"{figure.show(found.value)} [{_bounds(found, figure.show)}]"
+
+
+def _looking(results: Groups) -> str:
+    """Looking into a file, beside others."""
+    trials = results.get("look", {})
+    figures = [figure for figure in FIGURES if figure.group == "look"]
+    rows = []
+    for name, short in zip(
+        ("first output of a whole process", "statistics", "difference", "memory for the last two"), figures, strict=True
+    ):
+        able = {
+            peer: found for peer, found in trials.items() if short is figures[0] or all("stats" in one for one in found)
+        }
+        rows.append([name, *(_cell(short, able.get(peer)) for peer in trials)])
+    return _table(["looking into a file of 1 GB", *trials], rows) if trials else ""
 
 
 def _threads(results: Groups) -> str:

@@ -4,8 +4,8 @@
     make bench ARGS="--only training"             stall, slowdown, memory, time to durable (a group; see below)
     make bench ARGS="--only restore --peers milepost,torch.save --trials 6"
 
-Groups: training (stall, slowdown, memory, time to durable), restore, frozen, import, ls. The peers take turns, A B C ...
-A B C ..., each trial in a process of its own. Only a whole run writes the page, unless --docs says where.
+Groups: training (stall, slowdown, memory, time to durable), restore, frozen, import, ls, look (show, stats, diff). The peers take
+turns, A B C ... A B C ..., each trial in a process of its own. Only a whole run writes the page, unless --docs says where.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import looking
 import ls_1000
 import machine
 import report
@@ -29,7 +30,7 @@ from peers import PEERS, Milepost, Moonclip, installed
 from workload import SCALES
 
 HERE = Path(__file__).resolve().parent
-GROUPS = ("training", "restore", "frozen", "import", "ls")
+GROUPS = ("training", "restore", "frozen", "import", "ls", "look")
 _IMPORT = """
 import time
 begin = time.perf_counter()
@@ -109,6 +110,20 @@ class Bench:
             self.results["ls"][Milepost.name].append([took, empty])
         shutil.rmtree(run)
 
+    def looks(self) -> None:
+        """Looking into files of 1 GB: `looking` measures each peer."""
+        files = self.folder / "look"
+        quick = self.options.quick
+        looking.make(files, 2_000_000 if quick else looking.SIZE, tensorflow=not quick)
+        for round_ in range(1 if quick else 7):
+            for peer in [looking.MILEPOST] if quick else looking.PEERS:
+                self.say(f"looking, round {round_ + 1}: {peer}")
+                if looking.installed(peer):
+                    self.results["look"][peer].append(looking.measure(peer, files))
+                else:
+                    self.say(f"{peer} is left out: package {looking.PEERS[peer]} is not installed")
+        shutil.rmtree(files)
+
 
 def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -158,7 +173,12 @@ def main() -> int:
         bench = Bench(chosen, Path(folder))
         if {"training", "restore"} & set(chosen.only):
             bench.saving()
-        for group, measure in (("frozen", bench.frozen), ("import", bench.imports), ("ls", bench.listing)):
+        for group, measure in (
+            ("frozen", bench.frozen),
+            ("import", bench.imports),
+            ("ls", bench.listing),
+            ("look", bench.looks),
+        ):
             if group in chosen.only:
                 measure()
         bench.say("done")

@@ -22,6 +22,9 @@ TITLES = (
     "frozen",
     "import",
     "ls",
+    "show",
+    "stats",
+    "diff",
 )
 
 
@@ -59,6 +62,7 @@ def test_a_quick_run_measures_every_figure_and_writes_them_into_the_page(tmp_pat
         "frozen": ["milepost"],
         "import": ["milepost"],
         "ls": ["milepost"],
+        "look": ["milepost"],
     }
     text = page.read_text()
     assert text.startswith("before\n<!-- bench: begin -->\n")

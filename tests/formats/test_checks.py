@@ -97,6 +97,16 @@ def test_where_there_are_no_checksums_the_structure_is_read(tmp_path: Path) -> N
     assert damaged(verify_other(str(tmp_path / "x.safetensors"))) == ["x.safetensors"]
 
 
+def test_torch_was_asked_to_write_none(tmp_path: Path) -> None:
+    torch.serialization.set_crc32_options(False)
+    try:
+        file = torch_zip(tmp_path)
+    finally:
+        torch.serialization.set_crc32_options(True)
+    found = verify_other(str(file))
+    assert (damaged(found), found.against, found.unchecked) == ([], (), 1)
+
+
 def test_a_folder_of_parts(tmp_path: Path) -> None:
     save_file({"w": ARRAY}, tmp_path / "model.safetensors")
     torch.save({"state": {}}, tmp_path / "optimizer.pt")

@@ -147,7 +147,7 @@ def _say_checkpoints(place: str, listing: Listing) -> None:
         Column("SAVED", optional=4), Column("AGE", right=True),
         *(Column(cut(safe(name), 24), right=True, optional=1) for name in metrics),
         Column("SIZE", right=True), Column("NEW", right=True, optional=3),
-        Column("STATE", least=10), Column("MARKS", least=8),
+        Column("STATE", least=10), Column("MARKS", least=20),
     ]  # fmt: skip
     say_table(columns, [_cells(row, list(metrics)) for row in listing.rows])
     for problem in listing.problems:

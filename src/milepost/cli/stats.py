@@ -44,7 +44,8 @@ def stats(
 
     MIN, MAX, MEAN, STD and NORM are of the finite elements; of complex numbers, of their magnitudes. The last column
     shows how many elements have which power of two as their size, on one scale for all rows. A single tensor is shown
-    with its histogram; so are all with --bins. Exit code 1 says that there is a NaN or an infinity.
+    with its histogram; so are all with --bins. Random state and the place in the data are left out unless they are
+    named. Exit code 1 says that there is a NaN or an infinity.
 
     For example:
 
@@ -88,8 +89,9 @@ def _say(found: Stats, *, layers: bool) -> None:
         for one in found.tensors:
             say()
             _say_histogram(one)
-    for path, why in found.skipped:
-        note(f"skipped: {safe(path)}: {safe(why)}")
+    reasons = [why for _, why in found.skipped]
+    for why in dict.fromkeys(reasons):
+        note(f"left out: {words.count(reasons.count(why), 'tensor')}: {safe(why)}")
     if not found.tensors and not found.skipped:
         note("no tensors")
     bad = [one for one in found.tensors if not one.finite]
@@ -119,9 +121,8 @@ def _say_table(shown: tuple[Numbers, ...]) -> None:
 
 def _line(heights: list[int]) -> str:
     """Bars one cell wide; what is there at all is seen."""
-    most = max(heights, default=0)
-    steps = len(_BARS) - 1
-    return "".join(_BARS[-(-height * steps // most) if most else 0] for height in heights)
+    most, steps = max(heights), len(_BARS) - 1
+    return "".join(_BARS[-(-height * steps // most)] for height in heights) if most else ""
 
 
 def _say_histogram(one: Numbers) -> None:

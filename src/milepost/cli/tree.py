@@ -44,8 +44,8 @@ def _cells(line: Line, notes: Mapping[str, str]) -> list[Cell]:
         size = words.size(line.nbytes) if line.nbytes else ""
         inner = f", {words.count(line.hidden, 'value')}" if line.hidden != line.times else ""
         return [Styled(f"{indent}… {line.times:,} more{inner}", "dim"), "", "", size, ""]
-    said = [notes[entry.path]] if entry.path in notes and line.times == 1 else []
-    said = [safe(text) for text in said]
+    word = notes.get(entry.path) if line.times == 1 else None
+    said = [safe(word)] if word is not None and word != line.name else []
     if line.times > 1:
         said.append(f"{line.times:,} alike")
     if entry.tied_to is not None:

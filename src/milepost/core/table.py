@@ -12,14 +12,16 @@ GAP = "  "
 class Column(NamedTuple):
     """A column. One that is empty in every row is not shown.
 
-    `right` aligns it so. `least` is the number of cells it may be cut down to on a narrow terminal (None: never). Where
-    cutting is not enough, columns are left out: those with the highest `optional` first, of equals the last; 0 stays.
+    `right` aligns it so. `least` is the number of cells it may be cut down to on a narrow terminal (None: never); of what is cut,
+    `end` keeps the end, which is what paths differ in. Where cutting is not enough, columns are left out: those with the highest
+    `optional` first, of equals the last; 0 stays.
     """
 
     title: str
     right: bool = False
     least: int | None = None
     optional: int = 0
+    end: bool = False
 
 
 class Styled(NamedTuple):
@@ -39,17 +41,17 @@ def cells(text: str) -> int:
     return sum(_cells(char) for char in text)
 
 
-def cut(text: str, room: int) -> str:
-    """`text`, cut to `room` cells with an ellipsis if it is longer."""
+def cut(text: str, room: int, *, end: bool = False) -> str:
+    """`text`, cut to `room` cells with an ellipsis if it is longer: its beginning, or its `end`."""
     if cells(text) <= room:
         return text
     shown, used = [], 1
-    for char in text:
+    for char in reversed(text) if end else text:
         used += _cells(char)
         if used > room:
             break
         shown.append(char)
-    return "".join(shown) + "…"
+    return "…" + "".join(reversed(shown)) if end else "".join(shown) + "…"
 
 
 def table(
@@ -88,7 +90,7 @@ def table(
     for row, shown in zip(rows, texts, strict=True):
         parts = []
         for index, width in order:
-            text = _placed(cut(shown[index], width), width, columns[index].right)
+            text = _placed(cut(shown[index], width, end=columns[index].end), width, columns[index].right)
             cell = row[index]
             parts.append(text if isinstance(cell, str) else paint(text, cell.colour))
         lines.append(GAP.join(parts).rstrip())

@@ -100,7 +100,7 @@ _SUMMED: dict[Verdict, str] = {
     "removed": "removed", "kind": "of another kind",
 }  # fmt: skip
 COLUMNS = [
-    Column("", least=1), Column("PATH", least=20), Column("TYPE", optional=2, least=8), Column("VALUE", least=12),
+    Column("", least=1), Column("PATH", least=20, end=True), Column("TYPE", optional=2, least=8), Column("VALUE", least=12),
     Column("REL L2", right=True), Column("MAX ABS", right=True), Column("COSINE", right=True, optional=3),
     Column("NOTES", least=10),
 ]  # fmt: skip
@@ -230,7 +230,7 @@ def _tensor_cells(one: TensorDiff) -> list[Cell]:
     if found is None:
         return [kinds, shapes, "", "", "", ", ".join(notes)]
     if found.unequal:
-        notes.append(f"{found.unequal:,} differ")
+        notes.append("1 differs" if found.unequal == 1 else f"{found.unequal:,} differ")
         if found.beyond != found.unequal:
             notes.append(f"{found.beyond:,} beyond the tolerance")
     if found.lone:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from milepost.ops.numbers import as_floats
 
-PIECE = 1 << 16
+PIECE = 1 << 17
 """Elements looked at at a time: as float64 they fit into a core's cache."""
 TINY = 1e-290
 """A sum of squares below this may have lost what is in it."""
@@ -67,10 +67,12 @@ class _Comparison:
         self._max = 0.0
         self._sums = np.zeros(4, np.longdouble)
         """Of (b - a)², a², b², ab."""
+        self._room = np.empty((3, PIECE))
+        """Used over and over: the kernel takes longer to clear new memory than all of this takes."""
 
     def add(self, a: Array, b: Array) -> None:
         """Take in the next elements of both, as many of each."""
-        ours = _wide(a)
+        ours = _wide(a, self._room[0])
         with np.errstate(invalid="ignore", over="ignore"):
             if a.dtype == b.dtype and np.array_equal(a.view(np.uint8), b.view(np.uint8)):
                 theirs, square = ours, np.dot(ours, ours)
@@ -78,8 +80,9 @@ class _Comparison:
                     self._sums += (0, square, square, square)
                     return
             else:
-                theirs = _wide(b)
-            apart = theirs - ours
+                theirs = _wide(b, self._room[1])
+            kept = ours.dtype == theirs.dtype == np.float64 and ours.size <= PIECE
+            apart = np.subtract(theirs, ours, out=self._room[2][: ours.size] if kept else None)
             sums = _products(apart, ours, theirs)
         if not all(map(_kept, sums[:3], (apart, ours, theirs))):
             ours, theirs = self._only_finite(ours, theirs)
@@ -123,10 +126,12 @@ def _kept(square: Any, of: Array) -> bool:
     return bool(TINY < square < math.inf or (square == 0 and not of.any()))
 
 
-def _wide(block: Array) -> Array:
-    """The elements in float64, or in long double where that is too short for whole numbers of 64 bits."""
+def _wide(block: Array, room: Array) -> Array:
+    """The elements in float64, in `room` if they fit; or in long double where that is too short for whole numbers of 64 bits."""
     if block.dtype.kind == "c":
         return block.astype(np.complex128).view(np.float64)
     if block.dtype.kind in "iu" and block.dtype.itemsize == 8:
         return block.astype(np.longdouble)
-    return as_floats(block).astype(np.float64)
+    wide = room[: block.size]
+    np.copyto(wide, as_floats(block))
+    return wide

@@ -8,7 +8,9 @@ from typing import NamedTuple
 
 from milepost.ops.contents import Entry
 
-_NUMBERS = re.compile(r"(\d+)")
+_NUMBERS = re.compile(r"([0-9]{1,18})")
+_MOST_COMPARED = 50_000
+"""Values of which those that are alike are looked for."""
 _KEPT = (40, 20, 10, 5, 3, 2, 1)
 """Values of a container that are kept before its last one, until all fits."""
 
@@ -76,7 +78,7 @@ def fold(entries: list[Entry], most: int | None, depth: int | None = None) -> li
     if most is None or _count(tops) <= most:
         return _lines(tops, None)
     _each(tops, lambda one, level: _close(one, not one.has_tensors()))
-    if _count(tops) > most:
+    if _count(tops) > most and len(entries) <= _MOST_COMPARED:
         tops = _alike(tops)
     for kept in (None, *_KEPT):
         lines = _lines(tops, kept)
@@ -137,17 +139,14 @@ def _alike(branches: list[_Branch]) -> list[_Branch]:
 
 def _names(names: list[str]) -> str:
     """Names that differ in numbers only, as one: ``block.{0…11}.weight``."""
-    made = []
-    for parts in zip(*map(_NUMBERS.split, names), strict=True):
-        different = list(dict.fromkeys(parts))
-        if len(different) == 1:
-            made.append(different[0])
-            continue
-        numbers = sorted(map(int, different))
-        steps = numbers[-1] - numbers[0] == len(numbers) - 1
-        dots = "…" if steps else ", … "
-        made.append(f"{{{numbers[0]}{dots}{numbers[-1]}}}")
-    return "".join(made)
+    parts = _NUMBERS.split(names[0])
+    columns = zip(*map(_NUMBERS.findall, names), strict=True)
+    for at, column in zip(range(1, len(parts), 2), columns, strict=True):
+        numbers = sorted(set(map(int, column)))
+        if len(numbers) > 1:
+            steps = numbers[-1] - numbers[0] == len(numbers) - 1
+            parts[at] = f"{{{numbers[0]}{'…' if steps else ', … '}{numbers[-1]}}}"
+    return "".join(parts)
 
 
 def _lines(branches: list[_Branch], kept: int | None, depth: int = 0) -> list[Line]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from milepost.core.source import TensorSource
@@ -74,9 +75,9 @@ def holding(source: TensorSource) -> Holding:
         'a resumable state: weights, optimizer and step; no random state, no data position: training continues, not exactly'
     """
     found: set[Part] = {"step"} if "step" in source.metadata or "epoch" in source.metadata else set()
-    ours = "attempt" in source.metadata
+    ours = _is_ours(source)
     for path in (*source.specs, *source.plain):
-        part = _OWN.get(path.split("/")[1]) if ours and path.startswith("run/") else part_of(path)
+        part = part_of(path, source)
         if part is not None:
             found.add(part)
         elif path in source.specs and not (ours and path.startswith("run/")):
@@ -94,16 +95,26 @@ def holding(source: TensorSource) -> Holding:
     return Holding("model" if "architecture" in found else "weights", parts, ("optimizer",))
 
 
-def part_of(path: str) -> Part | None:
-    """Which part of a training is at `path`: that of its first level that has a name for one; None for what may be weights."""
+def part_of(path: str, source: TensorSource) -> Part | None:
+    """Which part of a training is at `path` of `source`: that of its first level that has a name for one; None for what may be
+    weights."""
+    if path.startswith("run/") and _is_ours(source):
+        return _OWN.get(path.split("/")[1])
     levels = path.split("/")
-    for number, level in enumerate(levels):
-        for part, pattern in _RULES:
-            if part == "step" and number < len(levels) - 1:
-                continue  # a count is at the end of a path
-            if pattern.fullmatch(level.partition("~")[0].partition(".")[0]):
-                return part
+    for level in levels:
+        part = _named(level.partition("~")[0].partition(".")[0])
+        if part is not None and (part != "step" or level is levels[-1]):  # a count is at the end of a path
+            return part
     return None
+
+
+@lru_cache(maxsize=4096)  # levels have few names, if one leaves out what follows a dot
+def _named(level: str) -> Part | None:
+    return next((part for part, pattern in _RULES if pattern.fullmatch(level)), None)
+
+
+def _is_ours(source: TensorSource) -> bool:
+    return "attempt" in source.metadata
 
 
 def _is_whole(source: TensorSource) -> bool:

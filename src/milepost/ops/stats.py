@@ -21,14 +21,15 @@ from milepost.core.source import TensorSource, TensorSpec
 from milepost.core.table import Column, table
 from milepost.core.text import safe
 from milepost.errors import ScriptError
+from milepost.ops.holding import part_of
 from milepost.ops.matching import select
 from milepost.ops.numbers import Floats, as_floats, has_numbers
 from milepost.ops.refs import open as open_source
 
-PIECE = 1 << 16
-"""Elements looked at at a time: as float64 they fit into a core's cache."""
+PIECE = 1 << 18
+"""Elements looked at at a time: a block of float32 as it was read. Counting exponents in pairs takes a table, which many share."""
 MOST_BINS = 10_000
-_PAIRED = 1 << 13
+_PAIRED = 1 << 17
 """Elements from which on exponents are counted in pairs: a larger table, and half the steps."""
 
 
@@ -64,7 +65,7 @@ class Numbers:
 
 @dataclass(frozen=True)
 class Stats:
-    """What `stats` found in `where`. `skipped` are tensors without numbers, and why."""
+    """What `stats` found in `where`. `skipped` are the tensors that were not looked at, and why."""
 
     where: str
     tensors: tuple[Numbers, ...] = field(repr=False)
@@ -84,7 +85,7 @@ class Stats:
 
 
 COLUMNS = [
-    Column("PATH", least=16), Column("TYPE", optional=6), Column("SHAPE", optional=5),
+    Column("PATH", least=16, end=True), Column("TYPE", optional=6), Column("SHAPE", optional=5),
     Column("MIN", right=True), Column("MAX", right=True), Column("MEAN", right=True, optional=3), Column("STD", right=True),
     Column("NORM", right=True, optional=1), Column("ZEROS", right=True, optional=4),
     Column("NAN", right=True), Column("INF", right=True),
@@ -116,7 +117,8 @@ def stats(
 
     Args:
         source: as `milepost.open` returns it, or the REF to open.
-        paths: only these tensors, or what is below these paths; ``*`` and ``?`` stand for any characters. All if None.
+        paths: only these tensors, or what is below these paths; ``*`` and ``?`` stand for any characters. If None, all but
+            random state and the place in the data.
         bins: count the elements of each tensor in so many equal bins from its least to its greatest; takes a second reading.
         on_block: told the path and the number of bytes after each block.
 
@@ -141,8 +143,11 @@ def stats(
     layers: dict[str, Gathered] = {}
     for path in source.specs if paths is None else select(source, paths):
         spec = source.specs[path]
-        if not has_numbers(spec.dtype):
-            skipped.append((path, f"{spec.dtype.name} is read as bytes"))
+        why = None if has_numbers(spec.dtype) else f"{spec.dtype.name} is read as bytes"
+        if paths is None and part_of(path, source) in ("random state", "data position"):
+            why = "random state and data position, unless they are named"
+        if why is not None:
+            skipped.append((path, why))
             continue
         gathered = Gathered()
         for block in source.blocks(path):

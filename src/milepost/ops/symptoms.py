@@ -69,7 +69,7 @@ class Watch:
         largest = max(self._before.values(), default=0.0)
         trained = _trained(source)
         for path, spec in source.specs.items():
-            part = part_of(path)
+            part = part_of(path, source)
             if (
                 not spec.dtype.floating
                 or spec.dtype.numpy is None
