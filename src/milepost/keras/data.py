@@ -10,14 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from milepost.core.leaves import digest
 from milepost.errors import LoaderError
 from milepost.keras import fitting
 from milepost.keras.source import Source
 from milepost.training.rng import GlobalRng
 
 AHEAD = ("python", "numpy", "torch")
-"""Whose random numbers loading code may have drawn ahead of training. Where it does, what training finds of them is what the loader
-left, after a restart too."""
+"""Whose random numbers loading code in other threads may draw, ahead of training. Where it is seen to do so, they stay as it leaves
+them: that is what training would have found."""
 
 
 class Data:
@@ -38,6 +39,9 @@ class Data:
         self._began: dict[str, Any] = {}
         self._began_source: dict[str, Any] = {}
         self._pass_source: dict[str, Any] = {}
+        self._waiting: list[Any] = []
+        self._pass_waiting: list[Any] = []
+        self._left: tuple[str, ...] = ()
         self._iterator: Any = None
         """The newest iterator of `tf.data`."""
         self._replay: Mapping[str, Any] | None = None
@@ -65,18 +69,23 @@ class Data:
             "rng": dict(self._marks) if goes_on else {},
             "source": {"made": self._pass_source if goes_on else {}, "now": self._source.capture()},
             "tf": self._tf_state(),
+            "waiting": self._pass_waiting if within else fitting.waiting(self._epochs),
         }
 
     def _tf_state(self) -> Any:
         if self._iterator is None:
             return None
-        from milepost.tensorflow import iterators
+        from milepost.tensorflow import iterators, rng
+
+        if fitting.reads_arrays(self._epochs) and rng.is_seeded():
+            return None  # the position leaves out how each batch is shuffled, which a seed gives again
 
         return iterators.capture(self._iterator)
 
+    @property
     def left_alone(self) -> tuple[str, ...]:
-        """The libraries whose random state is the loader's affair after a restart in the middle of its pass."""
-        return AHEAD if fitting.reads_ahead(self._epochs) else ()
+        """The libraries whose random state the loader has moved on, ahead of training, in the pass that goes on."""
+        return self._left
 
     # -- going there ------------------------------------------------------------------------------------------------------------
 
@@ -96,6 +105,7 @@ class Data:
                 hint="give fit the data as it was, or start again with resume='never'",
             )
         self._source.restore(saved["source"]["now"])
+        fitting.set_waiting(self._epochs, saved["waiting"])
         fitting.set_counts(self._epochs, fitting.counts(self._epochs)[0], saved["total"])
         notes = []
         if fitting.is_generator(self._epochs) and saved["drawn"]:
@@ -131,7 +141,9 @@ class Data:
         if replay is not None and done:
             self._rng.restore(replay["rng"]["start"])
             self._source.restore(replay["source"]["made"])
+            fitting.set_waiting(self._epochs, replay["waiting"])
         self._began, self._began_source = self._rng.capture(), self._source.capture()
+        self._waiting = fitting.waiting(self._epochs)
         steps = own()
         if replay is not None:
             seen = replay["seen"] - done
@@ -164,14 +176,15 @@ class Data:
         self._made += 1
         self._drawn = 0
         self._marks = {"start": self._began, "made": self._rng.capture(), "first": None}
-        self._pass_source = self._began_source
+        self._pass_source, self._pass_waiting = self._began_source, self._waiting
         return self._opened(iter(inner))
 
     def _begin_again(self, inner: Any, saved: Mapping[str, Any]) -> Any:
         before = self._rng.capture()
         if fitting.is_generator(self._epochs) and saved["made"] > 1:
             self._pass_by({**saved, "tf": None})
-        self._marks, self._made, self._pass_source = dict(saved["rng"]), saved["made"], saved["source"]["made"]
+        self._marks, self._made = dict(saved["rng"]), saved["made"]
+        self._pass_source, self._pass_waiting = saved["source"]["made"], self._waiting
         self._source.restore(self._pass_source)
         workers = fitting.has_workers(self._epochs)  # threads that began to draw with the epoch are not to be disturbed
         if saved["tf"] is None and fitting.tf_dataset(self._epochs) is inner:
@@ -182,14 +195,18 @@ class Data:
         self._tf_replay = saved["tf"]
         iterator = self._opened(iter(inner))
         if saved["tf"] is None:
-            if saved["rng"]["first"] is not None and not workers:
-                self._rng.restore(saved["rng"]["first"])
+            first = saved["rng"]["first"]
+            if first is not None and not workers:
+                self._rng.restore(first)
             for _, _ in zip(range(saved["drawn"]), iterator, strict=False):
                 pass
+            if fitting.reads_ahead(self._epochs) and first is not None:
+                now = self._rng.capture()
+                self._left = tuple(name for name in AHEAD if name in first and digest(now[name]) != digest(first[name]))
         self._drawn = saved["drawn"]
         if not fitting.reads_ahead(self._epochs):
             self._source.restore(saved["source"]["now"])
-        self._rng.restore({name: state for name, state in before.items() if name not in self.left_alone()})
+        self._rng.restore({name: state for name, state in before.items() if name not in self._left})
         return iterator
 
     def _opened(self, iterator: Any) -> Any:

@@ -134,6 +134,26 @@ def reads_ahead(epochs: Any) -> bool:
     return beside or has_workers(epochs)
 
 
+def reads_arrays(epochs: Any) -> bool:
+    """Whether data are arrays in memory."""
+    return type(epochs.data_adapter).__name__ == "ArrayDataAdapter"
+
+
+def waiting(epochs: Any) -> list[Any]:
+    """Batches that workers loaded in a pass that was left, and that the next one begins with."""
+    enqueuer = getattr(epochs.data_adapter, "enqueuer", None)
+    return [] if enqueuer is None else list(enqueuer.ready_queue.queue)
+
+
+def set_waiting(epochs: Any, batches: list[Any]) -> None:
+    """Put back what `waiting` gave."""
+    enqueuer = getattr(epochs.data_adapter, "enqueuer", None)
+    if enqueuer is not None:
+        enqueuer.ready_queue.queue.clear()
+        for batch in batches:
+            enqueuer.ready_queue.put(batch)
+
+
 def has_workers(epochs: Any) -> bool:
     """Whether a `keras.utils.PyDataset` is read by workers."""
     return getattr(epochs.data_adapter, "enqueuer", None) is not None

@@ -174,7 +174,7 @@ class Running:
             assign(variable, value)
         self._again = []
         self._others.restore(loaded["callbacks"])
-        left = self._data.left_alone() if self._data is not None else ()
+        left = self._data.left_alone if self._data is not None else ()
         drawn = {name: state for name, state in session.rng.capture().items() if name in left}
         session.arrived()
         session.rng.restore(drawn)

@@ -43,6 +43,11 @@ def _global_generator() -> Any:
     return stateful_random_ops.global_generator  # the public function would make one
 
 
+def is_seeded() -> bool:
+    """Whether ``tf.random.set_seed`` was called."""
+    return context.global_seed() is not None
+
+
 class _Course:
     def __init__(self, keep: bool) -> None:
         self._keep = keep
