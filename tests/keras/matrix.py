@@ -14,7 +14,7 @@ FITS = Path(__file__).with_name("fits.py")
 BACKENDS = ("tensorflow", "jax", "torch")
 SETTINGS = (
     "validation_split", "steps_per_epoch", "steps_per_execution", "jit_compile", "shuffle_batch", "unbuilt",
-    "class_weight", "unknown_length", "pydataset", "pydataset_workers", "dataloader", "generator", "epochs_only",
+    "class_weight", "unknown_length", "pydataset", "pydataset_workers", "dataloader", "generator",
 )  # fmt: skip
 
 
