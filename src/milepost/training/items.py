@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 from milepost.core.manifest import Tensor
 from milepost.errors import Mismatch, MismatchError, NotStorableError, ScriptError, UnknownItemError
@@ -34,6 +34,7 @@ class Loaded(Protocol):
         that are valid only until the restore ends."""
 
 
+@runtime_checkable
 class Item(Protocol):
     """One named part of the state."""
 
@@ -66,7 +67,7 @@ class ItemMaker(Protocol):
     def __call__(self, name: str, value: Any) -> Item | None: ...
 
 
-FRAMEWORKS = {"torch": "milepost.torch.items"}
+FRAMEWORKS = {"torch": "milepost.torch.items", "keras": "milepost.keras.items"}
 """Top-level module of an object's class or of a base of it -> module with `make_item`."""
 
 
@@ -76,6 +77,8 @@ def make_item(name: str, value: Any) -> Item:
         raise ScriptError(
             f"{name!r} cannot be the name of an item", expected=f"a name without '/' and '~', other than {RESERVED!r}"
         )
+    if type(value).__module__.startswith("milepost.") and isinstance(value, Item):
+        return value  # an adapter made it
     for base in type(value).__mro__:
         module = FRAMEWORKS.get(base.__module__.partition(".")[0])
         if module is not None:

@@ -76,7 +76,12 @@ def derive(*parts: object) -> int:
     return xxhash.xxh3_128_intdigest("\0".join(map(str, parts)).encode())
 
 
-_MODULES = {"numpy": "milepost.training.rng_host", "torch": "milepost.torch.rng"}
+_MODULES = {
+    "numpy": "milepost.training.rng_host",
+    "torch": "milepost.torch.rng",
+    "tensorflow": "milepost.tensorflow.rng",
+    "keras": "milepost.keras.rng",
+}
 """What a script has to have imported → the module whose `LIBRARIES` are then of interest. milepost itself imports
 NumPy.
 """

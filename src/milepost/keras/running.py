@@ -1,0 +1,268 @@
+"""One ``model.fit`` as an attempt of a run: what is saved when, and going on where the last attempt stopped.
+
+A restart puts the state back after every callback's ``on_train_begin``. In the middle of an epoch it does so again once
+Keras stands at the batch that was done last: callbacks are told of the epoch's beginning a second time, and what they
+change thereby does not count. That batch is handed out with a train function that does nothing but return the logs of
+then, since without any batch (the last one may be done) Keras would have no logs for the epoch.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from milepost.errors import MilepostWarning, Mismatch, NotFoundError
+from milepost.folder.lineage import lineage, newest_attempt, read_records
+from milepost.folder.run import RunFolder
+from milepost.keras import fitting
+from milepost.keras.data import Data
+from milepost.keras.items import VariablesItem, synced
+from milepost.keras.others import Others
+from milepost.keras.variables import assign, host
+from milepost.storage.local import LocalStorage
+from milepost.training.checkpointer import Checkpointer
+from milepost.training.items import Item, Loaded
+from milepost.training.metrics import is_scalar
+from milepost.training.policy import Every
+from milepost.training.progress import Phase
+
+ITEMS = ("model", "optimizer", "metrics", "fit")
+
+
+class FitItem:
+    """What ``fit`` itself is in the middle of: epoch, batch, data, callbacks."""
+
+    name, replaced, borrows = "fit", False, False
+
+    def __init__(self, running: Running) -> None:
+        self.object = running
+        self.loaded: Mapping[str, Any] | None = None
+
+    def capture(self) -> Any:
+        return self.object.capture()
+
+    def trained(self, tensor: Any) -> bool:
+        return False
+
+    def mismatches(self, saved: Loaded) -> list[Mismatch]:
+        return []
+
+    def restore(self, saved: Loaded) -> None:
+        self.loaded = saved.value()
+
+
+class Running:
+    """A ``fit`` under way. Its methods are called after those of all callbacks.
+
+    Args:
+        fit: what was found of it.
+        model: the model that is trained.
+        epochs: up to which epoch.
+        directory: of the run.
+        options: of `milepost.Checkpointer`.
+    """
+
+    def __init__(self, fit: fitting.Fit, model: Any, epochs: int, directory: str, options: Mapping[str, Any]) -> None:
+        self._model, self._epochs = model, epochs
+        self._within = not fit.why_not
+        """Whether there can be positions within an epoch."""
+        self._epoch = self._batch = 0
+        self._ended = True
+        """Whether the place is between two epochs."""
+        self._logs: Mapping[str, Any] = {}
+        self._again: list[tuple[Any, Any]] = []
+        self._train_function: Any = None
+        self._others = Others([one for one in fit.callbacks if not isinstance(one, Last)])
+        self._data = Data(fit.epochs, self._stand_in) if self._within else None
+        self._fit = FitItem(self)
+        options = dict(options)
+        if fit.why_not:
+            self._only_epochs(fit.why_not, directory, options)
+        self.run = Checkpointer(directory, state={item.name: item for item in self._items(fit)}, **options)
+        try:
+            self._begin(fit)
+        except BaseException as problem:
+            self.run._close(problem)
+            raise
+
+    def _items(self, fit: fitting.Fit) -> list[Item]:
+        model = self._model
+        ready = _once(lambda: fitting.build(model, fit.epochs))
+        optimizer = model.optimizer
+        return [
+            VariablesItem("model", model, lambda: model.variables, ready=ready),
+            VariablesItem("optimizer", model, lambda: optimizer.variables if optimizer else (), trained=True),
+            VariablesItem("metrics", model, lambda: [one for metric in model.metrics for one in metric.variables],
+                          trained=False),
+            self._fit,
+        ]  # fmt: skip
+
+    def _only_epochs(self, why_not: str, directory: str, options: dict[str, Any]) -> None:
+        message = f"saves and restarts are at the ends of epochs only: {why_not}"
+        warnings.warn(message, MilepostWarning, stacklevel=2)
+        if options.get("resume", "latest") == "latest":
+            options["resume"] = _newest_epoch_end(directory)
+        options["every"] = Every(epochs=1)
+
+    # -- the beginning ---------------------------------------------------------------------------------------------------------
+
+    def _begin(self, fit: fitting.Fit) -> None:
+        session, loaded = self.run._session, self._fit.loaded
+        if loaded is None:
+            self._epoch = fit.first_epoch
+            session.progress.move(epoch=fit.first_epoch)
+            return
+        self._epoch, done = loaded["epoch"], loaded["batch"]
+        if done and (self._data is None or loaded["backend"] != keras.backend.backend()):
+            self._warn(
+                f"the checkpoint was taken at batch {done} of epoch {self._epoch + 1}, which cannot be gone on with here: "
+                "the epoch begins again, and its first samples are seen twice"
+            )
+            done = 0
+            session.progress.move(batch=0)
+        absent = self._others.restore(loaded["callbacks"])
+        if absent:
+            session.display.note(f"callbacks that the checkpoint has and this script has not: {', '.join(absent)}")
+        over = loaded["stopped"] or self._epoch >= self._epochs
+        fitting.start_at(self._model, max(self._epoch, self._epochs) if over else self._epoch)
+        self._model.stop_training = loaded["stopped"]
+        if over:
+            session.display.note(f"{self._epoch} epochs are done: nothing is left to train")
+        elif self._data is not None and loaded["data"] is not None and loaded["batch"] == done:
+            for note in self._data.resume(loaded["data"], done):
+                self._warn(note)
+        if done:
+            self._batch, self._logs, self._ended = done, loaded["logs"], False
+            self._again = [(one, np.array(host(one))) for item in self._variables() for one in item.live().values()]
+        else:
+            session.arrived()
+
+    def _variables(self) -> list[VariablesItem]:
+        return [item for item in self.run._items.values() if isinstance(item, VariablesItem)]
+
+    def _warn(self, text: str) -> None:
+        self.run._session.display.warn(text)
+        warnings.warn(text, MilepostWarning, stacklevel=2)
+
+    def epoch_begins(self, epoch: int) -> None:
+        """Called when all callbacks know that an epoch begins."""
+        fitting.start_at(self._model, None)
+        if self._train_function is None and not self._again:
+            self._epoch, self._batch = epoch, 0
+
+    @property
+    def standing_in(self) -> bool:
+        """Whether the batch that ends was done before the restart."""
+        return self._train_function is not None
+
+    def _stand_in(self) -> None:
+        """The place where the state was saved is reached: the next call of the train function does nothing."""
+        model, logs = self._model, self._logs
+        self._train_function = model.train_function
+        jax = keras.backend.backend() == "jax"
+        model.train_function = (lambda state, data: (dict(logs), state)) if jax else (lambda data: dict(logs))
+
+    def _arrive(self) -> None:
+        model, loaded, session = synced(self._model), self._fit.loaded, self.run._session
+        assert loaded is not None
+        model.train_function, self._train_function = self._train_function, None
+        for variable, value in self._again:
+            assign(variable, value)
+        self._again = []
+        self._others.restore(loaded["callbacks"])
+        left = self._data.left_alone if self._data is not None else ()
+        drawn = {name: state for name, state in session.rng.capture().items() if name in left}
+        session.arrived()
+        session.rng.restore(drawn)
+
+    # -- what happens ------------------------------------------------------------------------------------------------------------
+
+    def batch_ends(self, batch: int, logs: Mapping[str, Any]) -> None:
+        """The train function has done everything up to `batch`."""
+        if self._train_function is not None:
+            self._arrive()
+            return
+        done = batch + 1
+        session = self.run._session
+        steps, self._batch, self._logs, self._ended = done - self._batch, done, logs, False
+        session.progress.move(batch=done)
+        session.step(self._metrics(logs), session.progress.step + steps)
+
+    def epoch_ends(self, epoch: int, logs: Mapping[str, Any]) -> None:
+        """An epoch is done, validation and all."""
+        self._epoch, self._batch, self._ended, self._logs = epoch + 1, 0, True, {}
+        session = self.run._session
+        session.end_epoch(self._metrics(logs))
+        if self._epoch >= self._epochs or self._model.stop_training:
+            # What fit does after its last epoch (averaged or best weights) is no state to train on from.
+            session.want_save()
+        session.boundary(None, between=True)
+
+    def _metrics(self, logs: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in logs.items() if name not in ITEMS and is_scalar(value)}
+
+    def capture(self) -> dict[str, Any]:
+        """See `FitItem`."""
+        within = not self._ended
+        return {
+            "keras": keras.__version__,
+            "backend": keras.backend.backend(),
+            "epoch": self._epoch,
+            "batch": self._batch,
+            "stopped": bool(self._model.stop_training),
+            "logs": {name: float(value) for name, value in self._logs.items() if is_scalar(value)},
+            "data": self._data.capture(within=within) if self._data is not None else None,
+            "callbacks": self._others.capture(),
+        }
+
+
+class Last(keras.callbacks.Callback):  # type: ignore[misc]
+    """Stands behind all other callbacks, those that Keras adds too, and hands on what is called."""
+
+    def __init__(self, front: Any) -> None:
+        super().__init__()
+        self._front = front
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self._front.last_train_begin()
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._front.last_epoch_begin(epoch)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self._front.last_batch_end(batch, logs or {})
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self._front.last_epoch_end(epoch, logs or {})
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self._front.last_train_end()
+
+
+def _newest_epoch_end(directory: str) -> str:
+    """Which checkpoint to resume where only those at the end of an epoch will do; the newest if there is none."""
+    try:
+        run = RunFolder.open(LocalStorage(directory))
+    except NotFoundError:
+        return "latest"
+    records, checkpoints = read_records(run), run.checkpoints()
+    line = lineage(records, checkpoints, newest_attempt(records, checkpoints))
+    for number, one in enumerate(line):
+        if one.summary is not None and one.summary.good and one.summary.phase == Phase.EPOCH_ENDED:
+            return f"step={one.step}" if number else "latest"
+    return "latest"
+
+
+def _once(call: Any) -> Any:
+    done: list[bool] = []
+
+    def once() -> None:
+        if not done:
+            done.append(True)
+            call()
+
+    return once

@@ -1,0 +1,62 @@
+"""Every setting of `fits.py` on every backend, each in a process of its own: ``make test-keras``; ARGS="torch unbuilt" chooses."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+FITS = Path(__file__).with_name("fits.py")
+BACKENDS = ("tensorflow", "jax", "torch")
+SETTINGS = (
+    "validation_split", "steps_per_epoch", "steps_per_execution", "jit_compile", "shuffle_batch", "unbuilt",
+    "class_weight", "unknown_length", "pydataset", "pydataset_workers", "dataloader", "generator",
+)  # fmt: skip
+
+
+class Result(NamedTuple):
+    setting: str
+    moment: str
+    """Which batch of the second epoch was done last when training went on."""
+    problem: str
+    """What is not the same as in the run that was never interrupted."""
+    seconds: float
+
+
+def results(backend: str, settings: tuple[str, ...], limit: float) -> list[Result]:
+    """What the runs of one backend came to."""
+    environment = {**os.environ, "PYTHONHASHSEED": "0", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [sys.executable, str(FITS), backend, *settings], capture_output=True, text=True, timeout=limit, env=environment
+    )
+    lines = [line.removeprefix("RESULT ") for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+    found = [Result(*json.loads(line)) for line in lines]
+    missing = set(settings) - {one.setting for one in found}
+    if done.returncode or missing:
+        raise RuntimeError(f"{backend}: no result of {missing}\n{done.stderr[-4000:]}")
+    return found
+
+
+def main() -> int:
+    wanted = sys.argv[1:]
+    backends = [one for one in BACKENDS if one in wanted] or BACKENDS
+    settings = tuple(one for one in SETTINGS if one in wanted) or SETTINGS
+    began, failed = time.monotonic(), 0
+    for backend in backends:
+        for setting in settings:
+            for one in results(backend, (setting,), 1800):
+                failed += bool(one.problem)
+                print(
+                    f"{backend:11}{one.setting:20}{one.moment:16}{one.seconds:6.1f} s  {one.problem or 'same'}",
+                    flush=True,
+                )
+    print(f"{failed} differ; {time.monotonic() - began:.0f} s")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
