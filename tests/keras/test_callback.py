@@ -54,7 +54,7 @@ class Values(keras.callbacks.Callback):
 class Stop(keras.callbacks.Callback):
     """Ends the process, as far as the run can tell, before a batch."""
 
-    class Killed(Exception):
+    class Killed(Exception):  # noqa: N818
         pass
 
     def __init__(self, batch: int, how: Any = None) -> None:

@@ -177,7 +177,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
         _OPEN.pop(os.path.realpath(self.directory), None)
         if running is None:
             return
-        running.run.close()
+        running.close()
         if self._delete:
             _remove(self.directory)
 
@@ -195,7 +195,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
         running, self._running = self._running, None
         _OPEN.pop(os.path.realpath(self.directory), None)
         if running is not None:
-            running.run.abandon(problem)
+            running.abandon(problem)
 
     # -- files beside the run ------------------------------------------------------------------------------------------------------
 

@@ -82,14 +82,24 @@ class Running:
         options = dict(options)
         if fit.why_not:
             self._only_epochs(fit.why_not, directory, options)
-        self.run = Checkpointer(directory, state={item.name: item for item in self._items(fit)}, **options)
+        self._items = self._make_items(fit)
+        self._run = Checkpointer(directory, state={item.name: item for item in self._items}, **options)
+        self._session = self._run._session  # of the run's loops, of which fit takes the place
         try:
             self._begin(fit)
         except BaseException as problem:
-            self.run._close(problem)
+            self.abandon(problem)
             raise
 
-    def _items(self, fit: fitting.Fit) -> list[Item]:
+    def close(self) -> None:
+        """Training is finished."""
+        self._run.close()
+
+    def abandon(self, problem: BaseException) -> None:
+        """Training ended by `problem`."""
+        self._run.__exit__(type(problem), problem, None)
+
+    def _make_items(self, fit: fitting.Fit) -> list[Item]:
         model = self._model
         ready = _once(lambda: fitting.build(model, fit.epochs))
         optimizer = model.optimizer
@@ -111,7 +121,7 @@ class Running:
     # -- the beginning ---------------------------------------------------------------------------------------------------------
 
     def _begin(self, fit: fitting.Fit) -> None:
-        session, loaded = self.run._session, self._fit.loaded
+        session, loaded = self._session, self._fit.loaded
         if loaded is None:
             self._epoch = fit.first_epoch
             session.progress.move(epoch=fit.first_epoch)
@@ -142,10 +152,10 @@ class Running:
             session.arrived()
 
     def _variables(self) -> list[VariablesItem]:
-        return [item for item in self.run._items.values() if isinstance(item, VariablesItem)]
+        return [item for item in self._items if isinstance(item, VariablesItem)]
 
     def _warn(self, text: str) -> None:
-        self.run._session.display.warn(text)
+        self._session.display.warn(text)
         warnings.warn(text, MilepostWarning, stacklevel=2)
 
     def epoch_begins(self, epoch: int) -> None:
@@ -167,7 +177,7 @@ class Running:
         model.train_function = (lambda state, data: (dict(logs), state)) if jax else (lambda data: dict(logs))
 
     def _arrive(self) -> None:
-        model, loaded, session = synced(self._model), self._fit.loaded, self.run._session
+        model, loaded, session = synced(self._model), self._fit.loaded, self._session
         assert loaded is not None
         model.train_function, self._train_function = self._train_function, None
         for variable, value in self._again:
@@ -187,7 +197,7 @@ class Running:
             self._arrive()
             return
         done = batch + 1
-        session = self.run._session
+        session = self._session
         steps, self._batch, self._logs, self._ended = done - self._batch, done, logs, False
         session.progress.move(batch=done)
         session.step(self._metrics(logs), session.progress.step + steps)
@@ -195,7 +205,7 @@ class Running:
     def epoch_ends(self, epoch: int, logs: Mapping[str, Any]) -> None:
         """An epoch is done, validation and all."""
         self._epoch, self._batch, self._ended, self._logs = epoch + 1, 0, True, {}
-        session = self.run._session
+        session = self._session
         session.end_epoch(self._metrics(logs))
         if self._epoch >= self._epochs or self._model.stop_training:
             # What fit does after its last epoch (averaged or best weights) is no state to train on from.
