@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from milepost.folder.run import RunFolder
@@ -27,6 +28,7 @@ def folder(branched: RunFolder, start_job: Callable[..., Any], tmp_path: Path, c
     (tmp_path / "odd\x1b[2J name").mkdir()
     cli("tag", branched.where, "paper")
     (tmp_path / "run" / "tags" / "e\x1bvil$(x).json").write_text('{"attempt":1,"step":2}')
+    np.savez(tmp_path / "x.npz", **{"layer/a": np.ones(2), "layer/b": np.ones(2)})
     program = tmp_path / "bin" / "milepost"
     program.parent.mkdir()
     program.write_text(PROGRAM)
@@ -85,6 +87,8 @@ printf '%s\\n' "${COMPREPLY[@]}"
         (["verify", "run", "--tensors", "model/h"], ["model/head.weight"]),
         (["prune", "run", "--best", "val"], ["val_loss"]),
         (["tag", "run", "p"], ["paper"]),
+        (["diff", "run", "x"], ["x.npz"]),
+        (["diff", "run", "x.npz", "layer/"], ["layer/a", "layer/b"]),
         (["show", "nowhere", "@"], []),
         (["cat", "nowhere", "m"], []),
     ],

@@ -20,7 +20,7 @@ _MOST = 500
 
 def places(incomplete: str) -> list[str]:
     """Folders, down to the run directories."""
-    return _deeper(_folders, incomplete)
+    return _deeper(_inside, incomplete)
 
 
 def refs(incomplete: str) -> list[str]:
@@ -31,6 +31,14 @@ def refs(incomplete: str) -> list[str]:
     found = places(incomplete)
     # With a single answer the shell would go on to the next word, where an @ may be meant to follow.
     return found + _whiches(found[0]) if len(found) == 1 else found
+
+
+def sources(incomplete: str) -> list[str]:
+    """What `refs` offers, or where that is nothing or folders alone, files too: of any name, as a format is told by content."""
+    found = refs(incomplete)
+    if all(one.endswith("/") for one in found):
+        return _deeper(lambda begun: _inside(begun, files=True), incomplete)
+    return found
 
 
 def tags(ctx: typer.Context, incomplete: str) -> list[str]:
@@ -52,7 +60,7 @@ def metrics(ctx: typer.Context, incomplete: str) -> list[str]:
 def _named(ctx: typer.Context) -> str:
     """The REF or RUN that stands before what is being completed."""
     # While the value of an option is missing, arguments are not sorted yet.
-    given = [ctx.params.get(name) for name in ("ref", "run", "refs")] + [ctx.args]
+    given = [ctx.params.get(name) for name in ("ref", "run", "refs", "b")] + [ctx.args]
     value = next(filter(None, given), "")
     return str(value[0]) if isinstance(value, list | tuple) else str(value)
 
@@ -73,7 +81,8 @@ def _deeper(level: Callable[[str], list[str]], incomplete: str) -> list[str]:
     return found
 
 
-def _folders(incomplete: str) -> list[str]:
+def _inside(incomplete: str, *, files: bool = False) -> list[str]:
+    """Folders that begin so, and files if asked for."""
     from milepost.folder import names
     from milepost.ops.refs import is_run
 
@@ -85,13 +94,16 @@ def _folders(incomplete: str) -> list[str]:
         with os.scandir(above or ".") as entries:
             for entry in entries:
                 checkpoint = names.parse_step(entry.name) is not None
-                if (checkpoint or not within) and (begun or not entry.name.startswith(".")) and entry.is_dir():
+                wanted = (checkpoint or not within) and (begun or not entry.name.startswith("."))
+                if wanted and (entry.is_dir() or (files and entry.is_file())):
                     yield entry.name
 
     found = [os.path.join(above, name) for name in sorted(_quietly(inside)) if name.startswith(begun)]
-    return [
-        path if is_run(path) or names.parse_step(os.path.basename(path)) is not None else path + "/" for path in found
+    whole = [
+        is_run(path) or names.parse_step(os.path.basename(path)) is not None or not os.path.isdir(path)
+        for path in found
     ]
+    return [path if one else path + "/" for path, one in zip(found, whole, strict=True)]
 
 
 def _whiches(place: str) -> list[str]:
@@ -125,10 +137,17 @@ def _metrics_of(place: str) -> Iterable[str]:
 
 def _paths_of(ref: str, incomplete: str) -> Iterable[str]:
     from milepost.core import tree
-    from milepost.ops.refs import open_checkpoint
+    from milepost.ops.refs import open as open_source
+    from milepost.ops.refs import own
 
-    for item, structure in open_checkpoint(ref).manifest.items.items():
-        for node in tree.walk(structure, item):
-            if node.path.startswith(incomplete):
-                following = node.path.find("/", len(incomplete))
-                yield node.path if following < 0 else node.path[: following + 1]
+    source = open_source(ref)
+    checkpoint = own(source)
+    if checkpoint is None:
+        known: Iterable[str] = (*source.specs, *source.plain)
+    else:
+        items = checkpoint.manifest.items.items()
+        known = (node.path for item, structure in items for node in tree.walk(structure, item))
+    for path in known:
+        if path.startswith(incomplete):
+            following = path.find("/", len(incomplete))
+            yield path if following < 0 else path[: following + 1]

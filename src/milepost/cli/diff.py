@@ -21,12 +21,16 @@ _OTHER = "PLACE[@WHICH] or a file or folder of any format that milepost reads."
 
 def diff(
     a: Annotated[
-        str, typer.Argument(metavar="A", help=f"The one to start from: {_OTHER}", autocompletion=complete.refs)
+        str, typer.Argument(metavar="A", help=f"The one to start from: {_OTHER}", autocompletion=complete.sources)
     ],
-    b: Annotated[str, typer.Argument(metavar="B", help="The other.", autocompletion=complete.refs)],
+    b: Annotated[str, typer.Argument(metavar="B", help="The other.", autocompletion=complete.sources)],
     paths: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[PATH...]", help="Only these, in B's names; * and ? stand for any characters."),
+        typer.Argument(
+            metavar="[PATH...]",
+            help="Only these, in B's names; * and ? stand for any characters.",
+            autocompletion=complete.paths,
+        ),
     ] = None,
     only_changed: Annotated[bool, typer.Option("--only-changed", help="Leave out what is the same.")] = False,
     maps: Annotated[

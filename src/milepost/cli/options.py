@@ -24,6 +24,6 @@ SourceArgument = Annotated[
         metavar="REF",
         help="PLACE[@WHICH]: a run directory or checkpoint folder; latest (default), best, good, step=N, ~N or a tag. "
         "Or a file or folder of another format.",
-        autocompletion=complete.refs,
+        autocompletion=complete.sources,
     ),
 ]

@@ -26,7 +26,7 @@ def verify(
         typer.Argument(
             metavar="REF...",
             help="Checkpoints of any format; runs and folders for all in them.",
-            autocompletion=complete.refs,
+            autocompletion=complete.sources,
         ),
     ],
     quick: Annotated[bool, typer.Option("--quick", help="Sizes and headers of the files alone.")] = False,
