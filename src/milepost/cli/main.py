@@ -93,7 +93,8 @@ def _build(wanted: str | None) -> Any:
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
     app.callback(
-        epilog="REF is PLACE[@WHICH]: a run directory or checkpoint folder, and latest, best, good, step=N, ~N or a tag."
+        epilog="REF is PLACE[@WHICH]: a run directory or checkpoint folder, and latest, best, good, step=N, ~N or a tag; "
+        "to look into, also a file or folder of another format."
     )(_milepost)
     known = any(wanted in names for names in _COMMANDS.values())
     for group, names in _COMMANDS.items():

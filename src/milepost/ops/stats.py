@@ -37,9 +37,9 @@ _PAIRED = 1 << 17
 class Numbers:
     """What is known of the elements of a tensor, or of a layer.
 
-    `least`, `greatest`, `mean`, `std` (of the population) and `norm` (Euclidean) are of the finite elements; None where there is
-    none. `log2` counts finite elements other than zero by exponent: key e, how many x have 2**e <= abs(x) < 2**(e+1).
-    `bins`, if asked for, are counts in so many equal parts of [`least`, `greatest`].
+    `least`, `greatest`, `mean`, `std` (of the population) and `norm` (Euclidean) are of the finite elements, of complex numbers of
+    their magnitudes; None where there is none. `log2` counts finite elements other than zero by exponent: key e, how many x have
+    2**e <= abs(x) < 2**(e+1). `bins`, if asked for, are counts in so many equal parts of [`least`, `greatest`].
     """
 
     path: str
