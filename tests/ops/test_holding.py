@@ -60,3 +60,6 @@ def test_what_milepost_wrote() -> None:
         "a resumable state: weights, optimizer, random state, data position and step: training continues exactly"
     )
     assert told("model/w run/vars/ema", attempt=1).startswith("weights only")
+    assert told("params/w muon/w run/rng/numpy/state", "run/data/done", attempt=1) == (
+        "a resumable state: weights, random state and data position: training continues exactly"
+    )

@@ -89,7 +89,7 @@ def holding(source: TensorSource) -> Holding:
         return Holding("values", parts, ())
     if "weights" not in found:
         return Holding("part", parts, ("weights",))
-    if "optimizer" in found:
+    if "optimizer" in found or (ours and "random state" in found):  # whatever a script calls what it steps with
         needed: tuple[Part, ...] = ("random state", "data position")
         return Holding("state", parts, tuple(part for part in needed if part not in found), ours)
     return Holding("model" if "architecture" in found else "weights", parts, ("optimizer",))
