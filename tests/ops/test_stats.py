@@ -146,6 +146,18 @@ def test_bins_are_those_of_numpy(where: str) -> None:
     assert found.bins == tuple(np.histogram(array, 13)[0])
 
 
+@pytest.mark.parametrize(
+    ("values", "counts"),
+    [
+        ([1.7e308, -1.7e308, 0.0, math.nan], (1, 1, 1)), ([5e-324, 1e-320, 0.0], (2, 0, 1)), ([3.0, 3.0], (2, 0, 0)),
+        ([1.0, 1.0 + 2**-52, 1.0 + 2**-51], (1, 1, 1)), ([math.inf], (0, 0, 0)), ([], (0, 0, 0)), ([-3, 0, 3], (1, 1, 1)),
+    ],
+)  # fmt: skip
+def test_bins_of_any_range(values: list[float], counts: tuple[int, ...], tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", x=np.array(values))
+    assert milepost.stats(tmp_path / "x.npz", bins=3).tensors[0].bins == counts
+
+
 def test_what_cannot_be_asked(where: str) -> None:
     with pytest.raises(NotFoundError, match=r"nothing fits '\*\.wieght'"):
         milepost.stats(where, ["*.wieght"])

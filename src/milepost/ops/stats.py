@@ -288,12 +288,15 @@ def _exponents(piece: Floats) -> tuple[dict[int, int], int]:
 
 
 def _linear(source: TensorSource, path: str, gathered: Gathered, bins: int) -> tuple[int, ...]:
-    """Finite elements of a tensor in equal bins, as numpy.histogram counts them."""
+    """Finite elements of a tensor in equal bins: each has its lower end in it, the last one its upper end too."""
     total = np.zeros(bins, np.int64)
     if gathered.finite:
-        ends = float(gathered.least), float(gathered.greatest)
-        scale = 1.0 if math.isfinite(ends[1] - ends[0]) else 0.25
+        low, high = float(gathered.least), float(gathered.greatest)
+        size = math.frexp(max(abs(low), abs(high)))[1]  # what is divided by it neither overflows nor loses digits
+        low, high = math.ldexp(low, -size), math.ldexp(high, -size)
         for block in source.blocks(path):
             floats = as_floats(block)
-            total += np.histogram(floats[np.isfinite(floats)] * scale, bins, (ends[0] * scale, ends[1] * scale))[0]
+            apart = np.ldexp(floats[np.isfinite(floats)].astype(np.float64), -size) - low
+            share = apart / (high - low) if high > low else apart
+            total += np.bincount(np.minimum((share * bins).astype(np.int64), bins - 1), minlength=bins)
     return tuple(total.tolist())
