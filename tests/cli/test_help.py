@@ -74,6 +74,16 @@ def test_each_help_has_examples_and_the_keys_of_its_json(cli: Any, command: str)
     assert max(map(len, shown.splitlines())) <= 100
 
 
+def test_the_guide_names_what_there_is() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "inspect.md").read_text()
+    calls = re.findall(r"^\$ milepost (\w+)(.*)", guide, re.MULTILINE)
+    assert {command for command, _ in calls} == set(GROUPS["Look into runs and checkpoints"])
+    every = "".join(map(help_of, GROUPS["Look into runs and checkpoints"]))
+    for command, rest in calls:
+        assert set(re.findall(r"--[a-z-]+", rest)) <= set(re.findall(r"--[a-z-]+", help_of(command)))
+    assert set(re.findall(r"`(--[a-z-]+)", guide)) <= set(re.findall(r"--[a-z-]+", every))
+
+
 TRAINING = """
 import sys
 import numpy as np

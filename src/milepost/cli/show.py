@@ -72,7 +72,7 @@ def show(
         told = _as_json(checkpoint, files, entries) if as_json else {}
     else:
         entries = picked(source, outline(source), paths or ())
-        told = {"where": source.where, **source.metadata, **_other_as_json(source, entries)}
+        told = {"where": source.where, **source.metadata, **_other_as_json(source, entries)} if as_json else {}
     if as_json:
         document({**told, "holds": _holds_json(source)})
         return 0
