@@ -35,7 +35,8 @@ def choose(seen: Sequence[Seen], at: Sequence[int], *, every_step: bool, ended: 
     """
     keys = [one.key for one in seen if one.key.session == 0]
     keys = keys if ended else keys[:-1]
-    stepped = [key for number, key in enumerate(keys) if number and key.step > keys[number - 1].step]
+    before = [0, *(key.step for key in keys)]
+    stepped = [key for number, key in enumerate(keys) if key.step > before[number]]
     if not stepped:
         raise AuditError("the script makes no step that can be observed", expected="run.step(...) in its loop")
     if at:
