@@ -78,7 +78,7 @@ def test_every_step(job: Callable[..., Report]) -> None:
 
 def test_killed_for_real(job: Callable[..., Report]) -> None:
     report = job(at=[7], kill=True)
-    assert (report.verdict, report.rows[-1].compared) == (Verdict.EXACT, 14)
+    assert (report.verdict, report.rows[-1].compared) == (Verdict.EXACT, 15)
 
 
 PAIRS = """
@@ -192,6 +192,33 @@ def test_gradients_that_are_gathered_are_compared(job: Callable[..., Report]) ->
     assert "`batches_seen` is carried from step to step" in row.causes[0].text
 
 
+TWO = """
+import numpy as np
+import milepost
+
+a, b, c = (np.random.default_rng(seed) for seed in range(3))
+with milepost.Checkpointer("runs/first", w=np.zeros(3), rng=a, progress=False) as first:
+    with milepost.Checkpointer("runs/job", v=np.zeros(3), rng=b, progress=False) as run:
+        for _ in first.steps(5):
+            first.step(w=first["w"] + a.random(3))
+            run.step(v=run["v"] + b.random(3) + first["w"] + {step})
+with milepost.Checkpointer("runs/last", u=np.zeros(3), progress=False) as last:
+    for _ in last.steps(2):
+        last.step(u=last["u"] + run["v"])
+"""
+
+
+def test_several_runs_of_one_script(job: Callable[..., Report]) -> None:
+    """Each goes on from where it was when one of them was saved, and each is compared."""
+    report = job("0", script=TWO)
+    assert report.verdict is Verdict.EXACT
+    assert report.rows[1].at == (0, 1, 0, 0, "in-epoch", "")
+    assert "the script opens 3 runs" in report.remarks[0]
+    report = job("c.random(3)", script=TWO, at=[2])
+    assert report.verdict is Verdict.NOT_EXACT
+    assert "the random generator `c` is not in the state" in str(report)
+
+
 def test_a_fault_and_how_it_is_told(job: Callable[..., Report], tmp_path: Path) -> None:
     report = job("count += 1; run['w'][0] += count", at=[7])
     assert (report.verdict, report.exit_code) == (Verdict.NOT_EXACT, 1)
@@ -239,14 +266,14 @@ except milepost.errors.MilepostError:
     report = job(late, script=early + SCRIPT + "\nprint(milepost.open('runs/job@best')['w'])", at=[7])
     assert report.verdict is Verdict.EXACT
     assert report.remarks == (
-        "the script reads a checkpoint of its own run, after step 15 (epoch 2 ended): what follows was not compared",
+        "the script reads a checkpoint of its own run, after step 15 (the end): what follows was not compared",
     )
     assert (run / "milepost.json").read_text() == "nonsense"
     assert len(list(run.iterdir())) == 1
 
 
 def test_a_save_that_the_script_asks_for(job: Callable[..., Report]) -> None:
-    assert job("assert run.save().done() in (True, False)", at=[7]).rows[1].compared == 14
+    assert job("assert run.save().done() in (True, False)", at=[7]).rows[1].compared == 15
     report = job("run.progress.step == 9 and run.save().result()", at=[7])
     assert report.verdict is Verdict.EXACT
     assert "after step 8 (epoch 1, batch 3): what follows was not compared" in report.remarks[0]
@@ -387,7 +414,7 @@ with milepost.Checkpointer("runs/job", w=torch.zeros(4), progress=False) as run:
 """
     report = job(script=script, at=[2], workers=2)
     row = report.rows[-1]
-    assert (row.name, row.verdict, row.compared) == ("with 2 workers in every loader", "exact", 12)
+    assert (row.name, row.verdict, row.compared) == ("with 2 workers in every loader", "exact", 13)
     assert report.verdict is Verdict.EXACT
 
 

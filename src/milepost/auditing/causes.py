@@ -27,12 +27,13 @@ class Cause(NamedTuple):
     text: str
 
 
-def causes(parting: Parting | None, found: Sequence[Suspect]) -> list[Cause]:
+def causes(parting: Parting | None, found: Sequence[Suspect], *, at_once: bool = False) -> list[Cause]:
     """What is likely to be the matter, the most likely first.
 
     Args:
         parting: where the resumed process differs; None if it does only beside the state.
         found: what of the script was not brought back.
+        at_once: the moment of the difference is that of the restore itself.
     """
     aspect = parting.aspect if parting is not None else ""
     named = [Cause(_named(one), _suspect(one, aspect)) for one in found]
@@ -46,7 +47,7 @@ def causes(parting: Parting | None, found: Sequence[Suspect]) -> list[Cause]:
             named = [Cause("batch", _BATCH)]
         case "rng":
             named += [Cause("rng", _rng(sorted({leaf.path.split("/")[1] for leaf in parting.leaves})))]
-        case "state" if parting.after == 0:
+        case "state" if at_once:
             names = sorted({leaf.path.partition("/")[0] for leaf in parting.leaves})
             named = [Cause(name, _not_itself(name)) for name in names] + named
         case "gradients" if not named:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import importlib
+import os
 import sys
 import sysconfig
 from collections.abc import Collection, Iterator, Mapping
@@ -69,21 +70,21 @@ def own_frames() -> Iterator[FrameType]:
 
 
 class Evidence:
-    """Looks at the script.
+    """Looks at the script."""
 
-    Args:
-        items: the objects that are in the state.
-    """
-
-    def __init__(self, items: Collection[Any]) -> None:
-        self._items = {id(one) for one in items}
+    def __init__(self) -> None:
+        self._items: set[int] = set()
         self._visited: set[int] = set()
         self._kinds: dict[str, str] = {}
         self._told: set[str] = set()
 
-    def look(self) -> Iterator[Leaf]:
-        """Every leaf of every live variable, by a path that begins with the function or module it belongs to."""
-        self._visited, self._kinds = set(), {}
+    def look(self, items: Collection[Any]) -> Iterator[Leaf]:
+        """Every leaf of every live variable, by a path that begins with the function or module it belongs to.
+
+        Args:
+            items: the objects that are in the state.
+        """
+        self._visited, self._kinds, self._items = set(), {}, {id(one) for one in items}
         for label, name, value in self._roots():
             if not _is_boring(value):
                 yield from islice(leaves(value, f"{label}/{escape(name)}", self._children), MOST_LEAVES)
@@ -168,7 +169,8 @@ def _own_modules() -> list[ModuleType]:
     for one in list(sys.modules.values()):
         if id(one) in _foreign:
             continue
-        if is_own(getattr(one, "__file__", None) or ""):
+        file = getattr(one, "__file__", None) or ""
+        if os.path.isabs(file) and is_own(file):
             found[id(vars(one))] = one
         else:
             _foreign[id(one)] = one

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from milepost.auditing.evidence import Evidence
-from milepost.auditing.records import Batch, Head, Key, Log, Samples, Seen, digest_of
+from milepost.auditing.records import THE_END, Batch, Head, Key, Log, Samples, Seen, digest_of
 from milepost.auditing.spec import EARLY, LOOPS, MOST_LOG, Spec
 from milepost.auditing.taker import Taker
 from milepost.core.leaves import Leaf, fingerprint, leaves
@@ -84,7 +84,7 @@ class Observer:
         if elsewhere and os.path.realpath(asked.resume.partition("@")[0]) == place:
             elsewhere = False
         if place not in self._runs:
-            self._runs[place] = Watched(self._spec, place, scratch)
+            self._runs[place] = Watched(self._spec, place, scratch, self._open_runs)
         return Opening(
             scratch,
             None,
@@ -94,7 +94,7 @@ class Observer:
 
     def began(self, session: Session) -> None:
         """An attempt was opened."""
-        self._of(session).began()
+        self._of(session).began(session)
         self._watch_loaders()
 
     def handed(self, session: Session, loop: str, batch: Any) -> None:
@@ -116,13 +116,13 @@ class Observer:
             self._of(session).handed(place, batch)
         self._beside.clear()
         key = self._of(session).observe(session, asker)
-        if key is None:
-            return
         spec = self._spec
+        if key is None or not self._of(session).audited:
+            return
         over = key == spec.end or (spec.steps is not None and key.step >= spec.steps)
         late = self._too_late or (spec.seconds is not None and self._of(session).written > MOST_LOG)
         if over or late:
-            self._of(session).taker.collect(session)
+            self._of(session).taker.collect()
             self._end("" if over else f"the script was ended after {spec.seconds:g} s" if self._too_late else _TOO_MUCH)
 
     def saved(self, session: Session, pending: Pending) -> None:
@@ -153,9 +153,15 @@ class Observer:
         self._ended = True
         raise Ended(0)
 
-    def ended(self, session: Session) -> None:
-        """An attempt ends."""
-        self._of(session).taker.collect(session)
+    def ended(self, session: Session, how: str) -> None:
+        """An attempt ends. What a complete run ends with is seen: a process that is started again may have nothing else to do."""
+        if how == "complete":
+            self.observe(session, THE_END)
+        self._of(session).taker.collect()
+        self._of(session).session = None
+
+    def _open_runs(self) -> dict[str, Session]:
+        return {one.scratch: one.session for one in self._runs.values() if one.session is not None}
 
     def _of(self, session: Session) -> Watched:
         scratch = os.path.realpath(session.opened.run.where)
@@ -174,7 +180,7 @@ class Observer:
 class Watched:
     """One run of this process."""
 
-    def __init__(self, spec: Spec, place: str, scratch: str) -> None:
+    def __init__(self, spec: Spec, place: str, scratch: str, open_runs: Callable[[], dict[str, Session]]) -> None:
         self._spec, self.scratch = spec, scratch
         self._path = Path(spec.log, f"{os.path.basename(scratch)}.{time.time_ns()}-{os.getpid()}.jsonl")
         self._log = Log(self._path, Head(place, scratch, os.getpid(), sys.argv))
@@ -185,7 +191,12 @@ class Watched:
         self._under_way: dict[str, dict[str, str]] = {}
         self._opaque: list[str] = []
         self._evidence: Evidence | None = None
-        self.taker = Taker(spec, scratch)
+        self.audited = spec.run in ("", os.path.basename(scratch))
+        """Whether this is the run that is audited, as far as that is known."""
+        self.session: Session | None = None
+        """Of the attempt under way."""
+        self._open_runs = open_runs
+        self.taker = Taker(spec, scratch, open_runs)
 
     @property
     def begun(self) -> bool:
@@ -197,7 +208,8 @@ class Watched:
         """Bytes that were written down."""
         return self._log.size
 
-    def began(self) -> None:
+    def began(self, session: Session) -> None:
+        self.session = session
         self._session += 1
         self._evidence = None
 
@@ -219,8 +231,10 @@ class Watched:
         self._seen.add(key)
         if first:  # batches before the place where the state was captured is reached are read again, not new
             self._batches.clear()
-        evidence = self._look(session)
-        script = {leaf.path: self._digest(leaf, whole=False) for leaf in evidence.look() if not leaf.opaque}
+        evidence = self._evidence = self._evidence or Evidence()
+        script = {
+            leaf.path: self._digest(leaf, whole=False) for leaf in evidence.look(self._items()) if not leaf.opaque
+        }
         state = list(self._state(session))
         seen = Seen(
             key,
@@ -238,14 +252,13 @@ class Watched:
         self._samples.flush()
         self._log.write(seen)
         self._batches, self._opaque = [], []
-        if self._spec.saved is not None:
+        if self._spec.saved is not None and self.audited:
             self.taker.passed(session, key, seen.size)
         return key
 
-    def _look(self, session: Session) -> Evidence:
-        if self._evidence is None:
-            self._evidence = Evidence([item.object for item in session.items.values()])
-        return self._evidence
+    def _items(self) -> list[Any]:
+        """What is in the state of any run."""
+        return [item.object for session in self._open_runs().values() for item in session.items.values()]
 
     def _state(self, session: Session) -> Any:
         for item in session.items.values():

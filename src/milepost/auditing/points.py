@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from milepost.auditing.records import Key, Seen
+from milepost.auditing.records import THE_END, Key, Seen
 from milepost.errors import AuditError, ScriptError
 from milepost.training.progress import Phase
 
@@ -33,9 +33,10 @@ def choose(seen: Sequence[Seen], at: Sequence[int], *, every_step: bool, ended: 
         AuditError: no step was made.
         ScriptError: a step that was not made; too many.
     """
-    keys = [one.key for one in seen if one.key.session == 0]
+    keys = [one.key for one in seen if one.key.session == 0 and one.key.asker != THE_END]
     keys = keys if ended else keys[:-1]
-    stepped = [key for number, key in enumerate(keys) if number and key.step > keys[number - 1].step]
+    before = [0, *(key.step for key in keys)]
+    stepped = [key for number, key in enumerate(keys) if key.step > before[number]]
     if not stepped:
         raise AuditError("the script makes no step that can be observed", expected="run.step(...) in its loop")
     if at:

@@ -19,8 +19,6 @@ from milepost.auditing.records import Head, Seen, read_log
 from milepost.auditing.spec import EARLY, LOOPS, Spec
 from milepost.auditing.taker import Taken
 from milepost.errors import AuditError
-from milepost.folder import names
-from milepost.folder.attempts import Record
 from milepost.ops.redirected import LOOKED, OWN, VARIABLE
 
 TIMED_OUT = 124
@@ -166,6 +164,8 @@ class Bench:
         self.space = int(OF_FREE * shutil.disk_usage(scratch).free) if space is None else space
         """Bytes that all scratch may take."""
         self._limit = seconds + GRACE
+        self.audited = ""
+        """The name of the run that is audited, once it is known."""
         self.known: set[str] = set()
         """Names in scratch of the runs that the script opens."""
 
@@ -192,7 +192,7 @@ class Bench:
         spec = msgspec.structs.replace(
             spec or Spec("", "", ""), runs=str(here / "runs"), log=str(here / "log"), cwd=str(cwd)
         )
-        spec.known = sorted(self.known)
+        spec.known, spec.run = sorted(self.known), self.audited
         if spec.saved is not None:
             spec.saved = str(here / "saved")
         (here / "runs").mkdir(parents=True, exist_ok=True)
@@ -209,20 +209,9 @@ class Bench:
         self.known |= {os.path.basename(head.scratch) for head, _ in logs}
         return Ran(name, code, limit, logs, output, here / "runs", here / "saved")
 
-    def prepare(self, name: str, run: str, source: Ran, taken: Sequence[Taken]) -> None:
-        """Make scratch for process `name` in which run `run` stands as `source` had left it when it took the last of `taken`; the
-        checkpoints before that are there too, as far as they have a step of their own."""
-        there, here = source.runs / run, self.folder(name) / "runs" / run
-        here.mkdir(parents=True)
-        shutil.copy2(there / names.RUN, here)
-        (here / names.ATTEMPTS).mkdir()
-        record = msgspec.json.decode((there / names.attempt_file(1)).read_bytes(), type=Record)
-        record.ended = None  # it went on from there, and is taken for one that was killed
-        (here / names.attempt_file(1)).write_bytes(msgspec.json.encode(record))
-        for one in taken:
-            folder = Path(one.folder)
-            shutil.rmtree(here / folder.name, ignore_errors=True)
-            shutil.copytree(folder, here / folder.name, copy_function=os.link)
+    def prepare(self, name: str, taken: Taken) -> None:
+        """Make scratch for process `name` in which the runs stand as they did when `taken` was put aside."""
+        shutil.copytree(taken.folder, self.folder(name) / "runs", copy_function=os.link)
 
     def _own_cwd(self, here: Path) -> Path:
         if not self._copy_cwd:

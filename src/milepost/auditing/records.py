@@ -23,6 +23,10 @@ MOST_SAMPLES, OF_FREE = 1 << 29, 20
 TEXT = 200
 
 
+THE_END = "(end)"
+"""Stands for the loop that asks, in the last moment of a run."""
+
+
 class Key(NamedTuple):
     """A moment of a run, by which processes are compared. `session` counts the attempts that one process made, `asker` is the
     loop that asked for its next batch."""
@@ -35,6 +39,8 @@ class Key(NamedTuple):
     asker: str
 
     def __str__(self) -> str:
+        if self.asker == THE_END:
+            return f"step {self.step} (the end)"
         if not (self.epoch or self.batch or self.asker) and self.phase == "in-epoch":
             return f"step {self.step}"  # of a loop without epochs
         place = {

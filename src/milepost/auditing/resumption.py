@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 import msgspec
 
 from milepost.auditing.causes import Cause
-from milepost.auditing.compare import Pair, suspects
+from milepost.auditing.compare import Pair, Parting, suspects
 from milepost.auditing.points import Point
 from milepost.auditing.processes import Bench, Ran
 from milepost.auditing.records import Kept, Key, Seen
@@ -71,7 +71,7 @@ class Resumption:
         if taken.why_not:
             return open_(place, taken.why_not)
         if not self._kill:
-            self._prepare(name, taken)
+            self._bench.prepare(name, taken)
         try:
             return self._compare(name, taken, place)
         finally:
@@ -89,6 +89,8 @@ class Resumption:
         # A killed process is another one than that which ran straight through, and began with other seeds of its own.
         unseeded = self._others.unseeded if self._kill else ()
         parting = pair.parting(ends=self._ends and again.code == 0, unseeded=unseeded)
+        if parting is None and not again.failed:
+            parting = self._parting_beside(again, unseeded)
         if parting is None and again.failed:
             return failed(place, again.error())
         if parting is None and again.timed_out:
@@ -99,6 +101,16 @@ class Resumption:
         for text in remarks:
             self._remark(text)
         return row if parting is None else self._or_chance(row, name, taken, other)
+
+    def _parting_beside(self, again: Ran, unseeded: Collection[str]) -> Parting | None:
+        """Where another run of the script parts, as far as it goes on from a moment that the straight process saw."""
+        straight = self._subject.beside(self._straight)
+        for name, seen in self._subject.beside(again).items():
+            pair = Pair.align(straight.get(name, []), seen)
+            parting = pair.parting(ends=False, unseeded=unseeded) if pair.straight else None
+            if parting is not None:
+                return parting
+        return None
 
     def _run_and_kill(self, name: str, taken: Taken) -> Taken:
         """Run a process that is killed as soon as it has saved; what it took instead of `taken`."""
@@ -121,16 +133,11 @@ class Resumption:
         why = f"a killed process cannot be compared with one that goes on: {self._others.chance}; leave --kill out, or mend that"
         return msgspec.structs.replace(taken, why_not=why)
 
-    def _prepare(self, name: str, taken: Taken) -> None:
-        """Make scratch for a process that is started again where `taken` was taken."""
-        before = [one for one in self._taken[: self._taken.index(taken) + 1] if one.folder]
-        self._bench.prepare(name, self._subject.name, self._straight, before)
-
     def _or_chance(self, row: Row, name: str, taken: Taken, other: list[Seen]) -> Row:
         """A resumed process differs. Where uninterrupted ones do as well, another one tells whether it is chance."""
         if not self._others.chance:
             return row
-        self._prepare(f"{name}-again", taken)
+        self._bench.prepare(f"{name}-again", taken)
         again = self._subject.seen_by(self._bench.run(f"{name}-again", self._spec), may_fail=True)
         if Pair.align(other, again).parting(ends=False) is None:
             return row

@@ -20,7 +20,8 @@ class Spec(msgspec.Struct, omit_defaults=True):
     `runs` holds scratch run directories, `log` takes what is written down, `points` is where to save (into `saved`; None switches
     saving off), `end` is the moment after which the script is ended, or the number of steps, `seconds` how long it may take;
     `kill` ends the process by SIGKILL as soon as the first of `points` is saved; `workers` is how many every loader has, whatever
-    the script says; `known` are the names in `runs` that the script is known to use (see `milepost.ops.redirected`).
+    the script says; `known` are the names in `runs` that the script is known to use (see `milepost.ops.redirected`), `run` is
+    that of the run that is audited (empty: not known).
     """
 
     runs: str
@@ -34,3 +35,4 @@ class Spec(msgspec.Struct, omit_defaults=True):
     kill: bool = False
     workers: int | None = None
     known: list[str] = []
+    run: str = ""

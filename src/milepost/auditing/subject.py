@@ -51,6 +51,15 @@ class Subject:
             self._remark(f"{len(found)} processes open the run; the one that does most was compared")
         return max(found, key=len)
 
+    def beside(self, ran: Ran) -> dict[str, list[Seen]]:
+        """What the process saw of the other runs, by their names in scratch."""
+        found: dict[str, list[Seen]] = {}
+        for head, seen in ran.logs:
+            name = os.path.basename(head.scratch)
+            if name != self.name and len(seen) > len(found.get(name, ())):
+                found[name] = seen
+        return found
+
     def _choose(self, ran: Ran) -> None:
         if self.name:
             return

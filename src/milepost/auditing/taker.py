@@ -9,12 +9,15 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
 from milepost.auditing.records import Key
 from milepost.auditing.spec import Spec
+from milepost.folder import names
+from milepost.folder.attempts import Record
 from milepost.pipeline.persist import Pending
 from milepost.training.session import Session
 
@@ -23,7 +26,8 @@ MARGIN = 2
 
 
 class Taken(msgspec.Struct, omit_defaults=True):
-    """One checkpoint that was put aside: for the points `wanted`, at the moment `at`, in `folder`; or why it was not."""
+    """One checkpoint that was put aside: for the points `wanted`, at the moment `at`; `folder` has the run directories as they were
+    then; or why it was not."""
 
     wanted: list[Key]
     at: Key
@@ -32,24 +36,25 @@ class Taken(msgspec.Struct, omit_defaults=True):
 
 
 class Taker:
-    """Saves one run where it is told to.
+    """Saves one run where it is told to, and the other runs that the process has open along with it.
 
     Args:
         spec: where; `saved` is not None.
         scratch: the run directory.
+        open_runs: the sessions of the process, by run directory.
     """
 
-    def __init__(self, spec: Spec, scratch: str) -> None:
-        self._spec, self._scratch = spec, scratch
+    def __init__(self, spec: Spec, scratch: str, open_runs: Callable[[], dict[str, Session]]) -> None:
+        self._spec, self._scratch, self._open_runs = spec, scratch, open_runs
         self._wanted: list[Key] = []
         """Points that are reached and not saved yet."""
         self._at: Key | None = None
         """The last moment."""
-        self._pending: tuple[Pending, Taken] | None = None
+        self._pending: tuple[Taken, dict[str, Pending], list[Session]] | None = None
 
     def passed(self, session: Session, key: Key, size: int) -> None:
         """The run, whose state has `size` bytes, stands at `key`: ask for a save if one is wanted there, or still."""
-        self.collect(session)
+        self.collect()
         self._at = key
         if key in self._spec.points and session.progress.attempt == 1:
             self._wanted.append(key)
@@ -65,32 +70,39 @@ class Taker:
 
     def saved(self, pending: Pending) -> None:
         """A checkpoint is taken of the moment that was passed last."""
-        if self._wanted and self._at is not None:
-            self._pending = pending, Taken(self._wanted, self._at)
-            self._wanted = []
+        if not self._wanted or self._at is None:
+            return
+        others = {place: one for place, one in self._open_runs().items() if place != self._scratch}
+        saves = {place: one.save_now() for place, one in others.items()}
+        found = {self._scratch: pending, **{place: one for place, one in saves.items() if one is not None}}
+        self._pending = Taken(self._wanted, self._at), found, list(others.values())
+        self._wanted = []
 
-    def collect(self, session: Session) -> None:
-        """Put aside what was saved, before another checkpoint of that step takes its place."""
+    def collect(self) -> None:
+        """Put aside what was saved, before other checkpoints of these steps take their place."""
         if self._pending is None:
             return
-        (pending, taken), self._pending = self._pending, None
-        session.saver.wait()
-        if not pending.done():  # its tensors moved while they were copied: it is taken again, from what is there now
-            self._wanted = taken.wanted
+        (taken, pending, others), self._pending = self._pending, None
+        for session in [*others, *self._open_runs().values()]:
+            session.saver.wait()
+        if not all(one.done() for one in pending.values()):
+            self._wanted = (
+                taken.wanted
+            )  # tensors moved while they were copied: it is taken again, from what is there now
             return
-        if pending.problem is not None:
-            taken.why_not = f"the checkpoint could not be written: {pending.problem}"
-        else:
-            taken.folder = self._put_aside(pending.result().folder, taken.at)
+        problems = [str(one.problem) for one in pending.values() if one.problem is not None]
+        if problems:
+            taken.why_not = f"the checkpoint could not be written: {problems[0]}"
+        elif not self._spec.kill:  # else it stays where it is, for the process that is started again there
+            at = taken.at
+            place = self._place(f"{at.step}-{at.epoch}-{at.batch}-{at.phase}-{at.asker.encode().hex()}"[:120])
+            for run in Path(self._spec.runs).iterdir():
+                one = pending.get(str(run))
+                put_aside(run, place / run.name, None if one is None else one.step)
+            taken.folder = str(place)
         self._write(taken)
         if self._spec.kill:
             os.kill(os.getpid(), signal.SIGKILL)
-
-    def _put_aside(self, folder: str, at: Key) -> str:
-        place = self._place(f"{at.step}-{at.epoch}-{at.batch}-{at.phase}-{at.asker.encode().hex()}"[:120])
-        if not self._spec.kill:  # it stays where it is then, for the process that is started again there
-            shutil.copytree(Path(self._scratch, folder), place / folder, copy_function=os.link)
-        return str(place / folder)
 
     def _write(self, taken: Taken) -> None:
         path = self._place("taken.jsonl")
@@ -101,6 +113,28 @@ class Taker:
     def _place(self, name: str) -> Path:
         assert self._spec.saved is not None
         return Path(self._spec.saved, os.path.basename(self._scratch), name)
+
+
+def put_aside(run: Path, target: Path, step: int | None) -> None:
+    """Copy the run directory `run` as a process that was killed after `step` would have left it (None: as it is), by links."""
+    target.mkdir(parents=True)
+    for entry in run.iterdir():
+        there = names.parse_step(entry.name)
+        if entry.is_symlink() or (there is not None and step is not None and there > step):
+            continue
+        if there is not None:
+            shutil.copytree(entry, target / entry.name, copy_function=os.link)
+        elif entry.name == names.ATTEMPTS:
+            (target / names.ATTEMPTS).mkdir()
+            for path in entry.glob("*.json"):
+                record = msgspec.json.decode(path.read_bytes(), type=Record)
+                if step is not None:
+                    record.ended = None
+                (target / names.ATTEMPTS / path.name).write_bytes(msgspec.json.encode(record))
+        elif entry.is_dir():
+            shutil.copytree(entry, target / entry.name)
+        else:
+            shutil.copy2(entry, target)
 
 
 def read_taken(saved: Path, run: str) -> list[Taken]:

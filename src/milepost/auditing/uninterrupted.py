@@ -54,6 +54,7 @@ class Uninterrupted:
             self._bench.clear("control", always=True)
             ran = self._bench.run("control", spec)
         self.free = self._subject.seen_by(ran)
+        self._bench.audited = self._subject.name
         self.early = bool(ran.early or ran.code)
         if self.early:
             why = ran.early or "a child of the script reads a checkpoint of its own run"

@@ -54,7 +54,8 @@ def resumed(
     """The row of a resumed process beside the straight one, and remarks about what is otherwise but mattered to nothing."""
     title, label, at, note = place.title, place.label, place.at, place.note
     if parting is not None:
-        row = parted(title, label, at, parting, causes(parting, found), kept, Verdict.NOT_EXACT)
+        likely = causes(parting, found, at_once=parting.key == at)
+        row = parted(title, label, at, parting, likely, kept, Verdict.NOT_EXACT)
         return replace(row, note=note), []
     lost = [one for one in found if one.kind and one.kind not in _NEVER_STATE]
     harmless = causes(None, [one for one in found if one not in lost])

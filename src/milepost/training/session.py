@@ -390,7 +390,7 @@ class Session:
         """Record how the attempt ended and let go of the run."""
         self.current = False
         if self._watcher is not None:
-            self._watcher.ended(self)
+            self._watcher.ended(self, how)
         self._recording.end()
         attempt = self.opened.attempt
         attempt.record.step, attempt.record.limits = self.progress.step, self.limits

@@ -58,8 +58,8 @@ class Watcher(Protocol):
     def goes_back(self, session: Session) -> None:
         """The script goes back to a checkpoint."""
 
-    def ended(self, session: Session) -> None:
-        """An attempt ends."""
+    def ended(self, session: Session, how: str) -> None:
+        """An attempt ends: "complete", "stopped", "failed" or "restored"."""
 
 
 def find() -> Watcher | None:

@@ -2,32 +2,25 @@
 
 import sys
 
-import torch
-from torch import nn
+import numpy as np
 
 import milepost
 
-torch.set_num_threads(1)
-torch.manual_seed(21)
+np.random.seed(21)
 
 tasks = {"colour", "shape", "size", "texture"}
-body = nn.Sequential(nn.Linear(4, 8), nn.Tanh())
-heads = nn.ModuleDict({name: nn.Linear(8, 1) for name in sorted(tasks)})
-model = nn.ModuleDict({"body": body, "heads": heads})
-optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+weights = {name: np.zeros(4) for name in sorted(tasks)}
 
 with milepost.Checkpointer(
     sys.argv[1] if len(sys.argv) > 1 else "runs/set_order",
-    model=model,
-    optimizer=optimizer,
+    weights=weights,
     every=milepost.Every(steps=4),
 ) as run:
     for _ in run.steps(18):
-        loss = torch.zeros(())
+        weights, loss = dict(run["weights"]), 0.0
         for name in tasks:
-            inputs = torch.randn(8, 4)
-            loss = loss + nn.functional.mse_loss(heads[name](body(inputs)), inputs[:, :1] * len(name))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        run.step(loss=loss)
+            inputs = np.random.randn(8, 4)
+            error = inputs @ weights[name] - inputs[:, 0] * len(name)
+            weights[name] = weights[name] - 0.05 * error @ inputs / 8
+            loss += float(np.square(error).mean())
+        run.step(weights=weights, loss=loss)
