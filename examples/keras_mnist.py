@@ -21,7 +21,8 @@ def main() -> None:
     keras.utils.set_random_seed(args.seed)
 
     data = mnist_data.load()
-    train = data.train_images.reshape(-1, 784).astype("float32") / 255, data.train_labels.astype("int32")
+    images, labels = data.train_images[: args.images], data.train_labels[: args.images]
+    train = images.reshape(-1, 784).astype("float32") / 255, labels.astype("int32")
     unseen = data.test_images.reshape(-1, 784).astype("float32") / 255, data.test_labels.astype("int32")
 
     model = network()
@@ -62,6 +63,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train a small Keras network on MNIST, checkpointed by milepost.")
     parser.add_argument("--run", default="runs/keras-mnist", help="run directory (default: %(default)s)")
     parser.add_argument("--epochs", type=int, default=8, help="passes over the data (default: %(default)s)")
+    parser.add_argument("--images", type=int, default=60_000, help="train on so many (default: %(default)s)")
     parser.add_argument("--every", type=int, default=200, help="save every so many steps too (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, dropout and order (default: %(default)s)")
     parser.add_argument("--verbose", default=1, type=int, help="Keras' own progress, 0 to 2 (default: %(default)s)")
