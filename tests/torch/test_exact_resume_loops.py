@@ -433,6 +433,46 @@ def saves_by_hand(trial: Trial) -> None:
                     trial("saved")
 
 
+@script(("saved", 1), ("stepped", 4), ("saved", 2), ("saved", 3))
+def saves_by_hand_in_numbered_batches(trial: Trial) -> None:
+    items, train = parts()
+    data = loader()
+    with trial.open(**items) as run:
+        for _ in run.epochs(3):
+            for number, batch in enumerate(run.batches(data), run.progress.batch):
+                loss = train(batch)
+                trial.lost(loss)
+                if number == 1:
+                    run.save()  # the step is not counted yet: it waits
+                run.step()
+                trial("stepped")
+                if number == 2:
+                    run.save()
+                    run.wait()
+                    trial("saved")
+                if number == 4:
+                    break
+
+
+@script(("batch", 4), ("batch", 5), ("epoch", 2), ("batch", 8))
+def gathered_gradients_that_outlive_an_epoch_that_is_left_early(trial: Trial) -> None:
+    model = network()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    data = loader()
+    with trial.open(model=model, optimizer=optimizer) as run:
+        for _ in run.epochs(3):
+            for number, batch in enumerate(run.batches(data), run.progress.batch):
+                trial.lost(backward(model, batch))
+                if number % 2:
+                    optimizer.step()
+                    optimizer.zero_grad()
+                    run.step()
+                trial("batch")
+                if number == 2:  # one batch is gathered
+                    break
+            trial("epoch")
+
+
 @script(("stepped", 3), ("more", 2), ("stepped", 13), ("more", 4))
 def parameters_that_join_later(trial: Trial) -> None:
     model = network()

@@ -256,7 +256,8 @@ class Checkpointer:
         ``enumerate(run.batches(loader), run.progress.batch)``.
 
         A loop inside a batch of another loop: to continue there, a restart hands the outer batch out again, so what is done with it
-        before the inner loop is done again. If an optimizer steps there, checkpoints wait for the next outer batch.
+        before the inner loop is done again. If an optimizer steps there, or between two loops of an epoch, checkpoints wait for the
+        next outer batch, or epoch.
 
         Args:
             loader: a `torch.utils.data.DataLoader`, a sequence, or anything whose position can be saved.
@@ -274,8 +275,7 @@ class Checkpointer:
 
     def steps(self, count: int) -> Iterator[int]:
         """The numbers of the steps that are left to do, up to `count`, for loops without a loader."""
-        hint = "for one without an end: run.steps(sys.maxsize)"
-        return iterate.steps(self._session, options.count("run.steps(count)", count, hint))
+        return iterate.steps(self._session, options.count("run.steps(count)", count, "endless: run.steps(sys.maxsize)"))
 
     def step(self, *, step: int | None = None, **values: Any) -> None:
         """One optimizer step is done: count it, and take a save if one is due.
@@ -309,13 +309,14 @@ class Checkpointer:
             if name in self._items or not is_scalar(value):
                 raise unknown_name(name, self._items)
         self._session.end_epoch(metrics)
-        if not self._session.in_epochs:
+        if not self._session.loops.in_epochs:
             self._session.boundary(None, between=True)
 
     # -- saving and restoring by hand -------------------------------------------------------------------------------------------
 
     def save(self) -> Pending | None:
-        """Save now, whatever the policy; best as the last statement of a step. None if skipped (``on_busy="skip"``)."""
+        """Save now, whatever the policy; best as the last statement of a step. None if skipped (``on_busy="skip"``), or put off to
+        the next boundary: after an optimizer step that ``run.step`` does not know, or one that a restart would make twice."""
         return self._session.save_now()
 
     def wait(self) -> None:

@@ -17,7 +17,7 @@ def epochs(session: Session, count: int) -> Iterator[int]:
     """See `Checkpointer.epochs`."""
     if session.nothing_left("epochs", count):
         return
-    session.in_epochs = True
+    session.loops.in_epochs = True
     try:
         while (epoch := session.progress.epoch) < count:
             if session.arriving and session.loops.asker is None:
@@ -30,7 +30,7 @@ def epochs(session: Session, count: int) -> Iterator[int]:
                 session.end_epoch({})
             session.boundary(None, between=True)
     finally:
-        session.in_epochs = False
+        session.loops.in_epochs = False
 
 
 def steps(session: Session, count: int) -> Iterator[int]:
@@ -39,7 +39,7 @@ def steps(session: Session, count: int) -> Iterator[int]:
         return
     if session.arriving and session.loops.asker is None:
         session.arrived()
-    session.in_steps = True
+    session.loops.in_steps = True
     try:
         while (step := session.progress.step) < count:
             called = session.calls
@@ -52,7 +52,7 @@ def steps(session: Session, count: int) -> Iterator[int]:
                 )
             session.boundary(None)
     finally:
-        session.in_steps = False
+        session.loops.in_steps = False
 
 
 def batches(session: Session, loader: Iterable[T], name: str, *, train: bool, replay: bool) -> Iterable[T]:
@@ -68,8 +68,7 @@ def batches(session: Session, loader: Iterable[T], name: str, *, train: bool, re
 
 def _pass(session: Session, name: str, feed: Feed) -> Iterator[Any]:
     """One pass. It begins here, not when it is first asked."""
-    session.notice_steps()
-    loop, asking = session.loops.begin(name, feed, inside_epoch=session.in_epochs)
+    loop, asking = session.loops.begin(name, feed, inside_epoch=session.loops.in_epochs)
     if asking and session.arriving:
         session.arrived()
 
@@ -88,8 +87,7 @@ def _pass(session: Session, name: str, feed: Feed) -> Iterator[Any]:
                 session.handed(loop, batch)
                 yield batch
         finally:
-            session.notice_steps()
-            session.loops.left(loop)
+            session.loop_left(loop)
 
     return ask()
 

@@ -6,7 +6,7 @@ is when a checkpoint is taken depends on which loop asks for its next batch at t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,9 +61,16 @@ class Loop:
 
 
 class Loops:
-    """All loops over training data of one run."""
+    """All loops over training data of one run.
 
-    def __init__(self) -> None:
+    Args:
+        optimizer_steps: how often an optimizer of the run has stepped, whether or not ``run.step`` was told.
+    """
+
+    def __init__(self, optimizer_steps: Callable[[], int] = lambda: 0) -> None:
+        self.in_epochs = self.in_steps = False
+        """Whether the script is in ``run.epochs``, and in ``run.steps``."""
+        self._optimizer_steps, self._steps_noticed = optimizer_steps, 0
         self._feeds: dict[str, tuple[object, Feed]] = {}
         self._loops: dict[str, Loop] = {}
         self._untracked: dict[int, tuple[object, Iterable[Any]]] = {}
@@ -116,6 +123,7 @@ class Loops:
         Raises:
             LoaderError: a pass of that name is under way or was made in this epoch; or the loader is not what it was.
         """
+        self._notice_steps()
         loop = Loop(name, feed, self._tick())
         before = self._loops.get(name)
         inner = any(other.holds(loop) for other in self._loops.values() if other is not before)
@@ -153,6 +161,7 @@ class Loops:
 
     def asked(self, loop: Loop) -> None:
         """`loop` is asked for its next batch: what was inside its last one is over."""
+        self._notice_steps()
         self._end_batch(loop)
         if not loop.current:
             loop.current = loop.spans = True
@@ -167,6 +176,7 @@ class Loops:
 
     def left(self, loop: Loop) -> None:
         """The iterator of `loop` is gone, and what was inside its last batch is over."""
+        self._notice_steps()
         self._end_batch(loop)
         loop.left = True
 
@@ -182,14 +192,28 @@ class Loops:
     def stepped(self) -> None:
         """A step was made."""
         self._last_step = self._tick()
+        self._steps_noticed = self._optimizer_steps()
+        self._changed()
 
-    def changed(self, *, in_epoch: bool) -> None:
-        """The state was changed in the batch under way, or, where there is none, in the body of the epoch if `in_epoch`."""
+    def _notice_steps(self) -> None:
+        """Steps that ``run.step`` is not told change the state too: those of a critic, say."""
+        before, self._steps_noticed = self._steps_noticed, self._optimizer_steps()
+        if self._steps_noticed != before:
+            self._changed()
+
+    def _changed(self) -> None:
+        """The state was changed: in the batch under way, or, where there is none, in the body of an epoch."""
         inner = self.innermost()
         if inner is not None:
             inner.last_change = self._tick()
-        elif in_epoch:
+        elif self.in_epochs and not self.in_steps:
             self._epoch_changed = self._tick()
+
+    def uncounted(self) -> bool:
+        """Whether an optimizer has stepped in the batch under way, and ``run.step`` was not called since."""
+        self._notice_steps()
+        inner = self.innermost()
+        return inner is not None and inner.changed and self.since_step(inner)
 
     def begin_epoch(self) -> None:
         """An epoch begins: a pass that began before does not end with it."""

@@ -69,12 +69,11 @@ class Session:
         """Whether the run is in this session, and was not taken back to a checkpoint by ``run.restore``."""
         self.metrics = Metrics()
         self.progress = Progress(attempt=opened.attempt.number, metrics=self.metrics)
-        self.loops = Loops()
+        self.loops = Loops(lambda: saver.optimizer_steps)
         self.vars: dict[str, Any] = {}
         self.limits: dict[str, int] = {}
         self.calls = 0
         """How often ``run.step`` was called."""
-        self.in_epochs = self.in_steps = False
         self.epoch = 0
         """The epoch that ``run.epochs`` is in."""
         self._warned = False
@@ -85,8 +84,6 @@ class Session:
         self._recording = Recording(opened, display, on_mismatch)
         self._wanted = False
         self._unsaved = False
-        self._optimizer_steps = 0
-        """Steps of the run's optimizers, counted or not, when last looked at."""
         self._said_waiting = False
         self._accumulating = False
         """Whether gradients are being gathered: a micro-batch was done, its optimizer step was not. Saves wait until it is;
@@ -162,7 +159,7 @@ class Session:
                 where="run.step",
                 hint="read the data through run.batches under the same name as before, or start again with resume='never'",
             )
-        if self.in_epochs and not self.loops.any and not self.in_steps and not self._warned:
+        if self.loops.in_epochs and not self.loops.any and not self.loops.in_steps and not self._warned:
             self._warned = True
             self.display.warn("data is not read through run.batches: after a restart an interrupted epoch begins again")
         for name, value in values.items():
@@ -180,19 +177,17 @@ class Session:
             if self._due.due(self.progress, at_epoch_end=False):
                 self._wanted = True
         self._loop_end = None
-        self._optimizer_steps = self.saver.optimizer_steps
         self.loops.stepped()
-        self._changed()
         self._cost.stepped(busy=self.saver.busy)
         self.display.update(self.progress, self.loops.length)
         if counted or to is not None:
             self._recording.step(self.progress, self.metrics, values)
-        if not (self.loops.open or self.in_steps or (self.in_epochs and self.loops.any)):
+        if not (self.loops.open or self.loops.in_steps or (self.loops.in_epochs and self.loops.any)):
             self.boundary(None)
 
     def end_epoch(self, values: Mapping[str, Any]) -> None:
         """One more epoch is done. Asks for a save if the policy or a new best value wants one."""
-        if self.in_epochs and self.progress.epoch != self.epoch:
+        if self.loops.in_epochs and self.progress.epoch != self.epoch:
             raise StepError("run.epoch_end was called twice in one epoch", where=f"epoch {self.epoch}")
         self.metrics.update(values)
         self.best.came(values)
@@ -228,20 +223,10 @@ class Session:
                 "a loop went on after run.restore", where="run.batches", hint="leave the loop (break) after run.restore"
             )
 
-    def notice_steps(self) -> None:
-        """An optimizer may have stepped without ``run.step``, in a loop that counts the steps of another."""
-        steps, self._optimizer_steps = self._optimizer_steps, self.saver.optimizer_steps
-        if self._optimizer_steps != steps:
-            self._changed()
-
-    def _changed(self) -> None:
-        self.loops.changed(in_epoch=self.in_epochs and not self.in_steps)
-
     # -- boundaries -----------------------------------------------------------------------------------------------------------
 
     def ask(self, loop: Loop) -> None:
         """`loop` is asked for its next batch."""
-        self.notice_steps()
         ready = loop.handed == 0 or not self.loops.since_step(loop)
         self.loops.asked(loop)
         self.progress.move(batch=loop.handed)
@@ -262,6 +247,11 @@ class Session:
                 self._loop_end = self.saver.mark(position, self._metrics_at(position), self._own_state(data))
         self._observe(loop.name)
         self.boundary(loop, between=True)
+
+    def loop_left(self, loop: Loop) -> None:
+        """The iterator of `loop` is gone, maybe before it had no more batches."""
+        self._accumulating |= not loop.finished and self.loops.since_step(loop)
+        self.loops.left(loop)
 
     def validating(self) -> None:
         """A loop over validation data is asked for its next batch: answer a signal from the state at the end of the batch loop."""
@@ -311,13 +301,21 @@ class Session:
             self._watcher.observe(self, asker)
 
     def save_now(self) -> Pending | None:
-        """A save that the script asked for, wherever it stands."""
-        data = self.loops.positions_now(self.loops.innermost())
-        if data is not None:
+        """A save that the script asked for, wherever it stands; None if it has to wait for the next boundary."""
+        inner = self.loops.innermost()
+        data = self.loops.positions_now(inner)
+        if data is None or self.loops.uncounted():
+            self.want_save()
+            self._say_waiting(inner)
+            return None
+        if inner is None:
             return self._save(self.position(), self._own_state(data))
-        self.want_save()
-        self._say_waiting(self.loops.innermost())
-        return None
+        asked, done = self.progress.batch, data["loops"][inner.name]["done"]
+        self.progress.move(batch=done)  # it is over, though the next has not been asked for
+        try:
+            return self._save(self.position(), self._own_state(data))
+        finally:
+            self.progress.move(batch=asked)
 
     def _say_waiting(self, inner: Loop | None) -> None:
         outer = self.loops.changed_around(inner)
