@@ -279,6 +279,24 @@ def test_a_save_that_the_script_asks_for(job: Callable[..., Report]) -> None:
     assert "after step 8 (epoch 1, batch 3): what follows was not compared" in report.remarks[0]
 
 
+def test_the_job_around_it_is_not_requeued(job: Callable[..., Report], tmp_path: Path) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    end = 'case "$*" in *EndTime*) echo $(($(date +%s) + 86400)) 1-00:00:00;; *) echo RUNNING None;; esac'
+    for name, answer in ("scontrol", ""), ("squeue", end):
+        (programs / name).write_text(f"#!/bin/sh\necho {name} $* >> {tmp_path}/asked\n{answer}\n")
+        (programs / name).chmod(0o755)
+    path = f"{programs}:{os.environ['PATH']}"
+    with pytest.raises(AuditError, match="exit code 75"):
+        job(
+            "run.progress.step == 12 and os.kill(os.getpid(), 12)",
+            script="import os" + SCRIPT,
+            environment={**os.environ, "PATH": path, "SLURM_JOB_ID": "12", "SLURM_STEP_ID": "0"},
+        )
+    asked = tmp_path / "asked"
+    assert not asked.exists() or "requeue" not in asked.read_text()
+
+
 def test_files_that_the_script_writes_are_told_or_kept_apart(job: Callable[..., Report], tmp_path: Path) -> None:
     write = "open('log.txt', 'a').write('x')"
     assert job(write, at=[7]).files == ("log.txt",)
