@@ -84,6 +84,8 @@ def audit(
 
     if report is not None and report.suffix not in (".md", ".html"):
         raise typer.BadParameter("--report takes a file that ends in .md or .html")
+    if report is not None and not report.parent.is_dir():
+        raise typer.BadParameter(f"--report: there is no folder {safe(str(report.parent))}")
     with Progress() as progress:
         found = run_audit(
             command,
