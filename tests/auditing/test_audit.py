@@ -299,9 +299,15 @@ def test_the_job_around_it_is_not_requeued(job: Callable[..., Report], tmp_path:
 
 def test_files_that_the_script_writes_are_told_or_kept_apart(job: Callable[..., Report], tmp_path: Path) -> None:
     write = "open('log.txt', 'a').write('x')"
-    assert job(write, at=[7]).files == ("log.txt",)
+    elsewhere = tmp_path.with_name(f"{tmp_path.name}.csv")
+    assert job(f"{write}; open({str(elsewhere)!r}, 'w').close()", at=[7]).files == ("log.txt", str(elsewhere))
     (tmp_path / "log.txt").unlink()
-    assert job(write, at=[7], copy_cwd=True).files == ()
+    assert (
+        job(
+            f"{write}; open('gone', 'w').close(); os.remove('gone')", script="import os" + SCRIPT, at=[7], copy_cwd=True
+        ).files
+        == ()
+    )
     assert not (tmp_path / "log.txt").exists()
 
 
