@@ -279,11 +279,35 @@ def test_a_save_that_the_script_asks_for(job: Callable[..., Report]) -> None:
     assert "after step 8 (epoch 1, batch 3): what follows was not compared" in report.remarks[0]
 
 
+def test_the_job_around_it_is_not_requeued(job: Callable[..., Report], tmp_path: Path) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    end = 'case "$*" in *EndTime*) echo $(($(date +%s) + 86400)) 1-00:00:00;; *) echo RUNNING None;; esac'
+    for name, answer in ("scontrol", ""), ("squeue", end):
+        (programs / name).write_text(f"#!/bin/sh\necho {name} $* >> {tmp_path}/asked\n{answer}\n")
+        (programs / name).chmod(0o755)
+    path = f"{programs}:{os.environ['PATH']}"
+    with pytest.raises(AuditError, match="exit code 75"):
+        job(
+            "run.progress.step == 12 and os.kill(os.getpid(), 12)",
+            script="import os" + SCRIPT,
+            environment={**os.environ, "PATH": path, "SLURM_JOB_ID": "12", "SLURM_STEP_ID": "0"},
+        )
+    asked = tmp_path / "asked"
+    assert not asked.exists() or "requeue" not in asked.read_text()
+
+
 def test_files_that_the_script_writes_are_told_or_kept_apart(job: Callable[..., Report], tmp_path: Path) -> None:
     write = "open('log.txt', 'a').write('x')"
-    assert job(write, at=[7]).files == ("log.txt",)
+    elsewhere = tmp_path.with_name(f"{tmp_path.name}.csv")
+    assert job(f"{write}; open({str(elsewhere)!r}, 'w').close()", at=[7]).files == ("log.txt", str(elsewhere))
     (tmp_path / "log.txt").unlink()
-    assert job(write, at=[7], copy_cwd=True).files == ()
+    assert (
+        job(
+            f"{write}; open('gone', 'w').close(); os.remove('gone')", script="import os" + SCRIPT, at=[7], copy_cwd=True
+        ).files
+        == ()
+    )
     assert not (tmp_path / "log.txt").exists()
 
 
@@ -300,7 +324,7 @@ def test_a_child_of_the_command_is_followed(tmp_path: Path) -> None:
 
 
 def test_an_end_before_the_script_has_ended(job: Callable[..., Report]) -> None:
-    report = job("__import__('time').sleep(0.3)", seconds=2.0)
+    report = job("__import__('time').sleep(0.15)", seconds=1.0)
     assert report.verdict is Verdict.EXACT
     assert points(report)[-1][0] < 15
 
@@ -310,6 +334,7 @@ def test_an_end_before_the_script_has_ended(job: Callable[..., Report]) -> None:
     [
         ("raise ZeroDivisionError", {}, AuditError, "the script fails by itself"),
         ("pass", {"at": [99]}, ScriptError, "there is no step 99 to resume from"),
+        ("pass", {"keep": Path(__file__).parent}, ScriptError, "scratch cannot be made"),
         ("pass", {"steps": 0}, ScriptError, "steps= is how many to compare"),
     ],
 )
@@ -350,6 +375,7 @@ def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert [one["at"]["step"] for one in told["comparisons"] if one["at"]] == [7]
     assert Path("a.html").read_text().startswith("<!doctype html>")
     assert main(["audit", "--report", "a.txt", "--", "x"]) == 2
+    assert main(["audit", "--report", "no/a.md", "--", "x"]) == 2
     assert main(["audit"]) == 2
 
 
@@ -368,7 +394,7 @@ def make_faulty_run() -> None:
 
 
 def test_in_a_test_suite(assert_resumes_exactly: Callable[..., Report]) -> None:
-    assert assert_resumes_exactly(make_run, at=[2, 4]).verdict is Verdict.EXACT
+    assert assert_resumes_exactly(make_run, at=[2]).verdict is Verdict.EXACT
     with pytest.raises(pytest.fail.Exception, match="the random generator `rng` of make_faulty_run"):
         assert_resumes_exactly(make_faulty_run, at=[3])
     with pytest.raises(ScriptError, match="only a function at the top of a file"):

@@ -13,12 +13,13 @@ from typing import Any
 import milepost
 from milepost.auditing.call import command_for
 from milepost.auditing.points import Point, choose, fitting
-from milepost.auditing.processes import Bench, Launch, files_in, launch, scratch_folder
+from milepost.auditing.processes import Bench, Launch, Stamp, files_in, launch, scratch_folder
 from milepost.auditing.report import Report
 from milepost.auditing.resumption import Resumption
 from milepost.auditing.subject import Subject
 from milepost.auditing.uninterrupted import Uninterrupted
 from milepost.auditing.verdict import left_out, overall, remarks_beside, suspect_files
+from milepost.auditing.writes import read_written
 from milepost.errors import AuditError, ScriptError
 
 BESIDE = 4
@@ -95,17 +96,10 @@ def audit(
             launch=launch,
         )
         report = _report(bench, at=at, steps=steps, kill=kill, every_step=every_step, workers=workers, say=say)
-        changed = files_in(bench.folder("straight") / "cwd" if copy_cwd else where)
-        own = str(scratch.resolve())
-        files = sorted(
-            path
-            for path, stamp in changed.items()
-            if (path not in before or stamp.size != before[path].size or (stamp != before[path] and not copy_cwd))
-            and not str(where.resolve() / path).startswith(own)
-        )
+        files = _files(bench, before, where.resolve(), copy_cwd=copy_cwd)
     return replace(
         suspect_files(report, files),
-        files=() if copy_cwd else tuple(files),
+        files=tuple(path for path in files if os.path.isabs(path) or not copy_cwd),
         seconds=time.monotonic() - started,
         versions={"milepost": milepost.__version__},
     )
@@ -115,6 +109,20 @@ def _environment(function: bool) -> dict[str, str]:
     """That of this process. A function is to find the modules that it finds here."""
     paths = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)} if function else {}
     return {**os.environ, **paths}
+
+
+def _files(bench: Bench, before: Mapping[str, Stamp], where: Path, *, copy_cwd: bool) -> list[str]:
+    """The files that the straight process wrote: those in the working directory relative to it, then the others."""
+    changed = files_in(bench.folder("straight") / "cwd" if copy_cwd else where)
+    own = str(bench.scratch.resolve())
+    here = (
+        path
+        for path, stamp in changed.items()
+        if (path not in before or stamp.size != before[path].size or (stamp != before[path] and not copy_cwd))
+        and not str(where / path).startswith(own)
+    )
+    written = read_written(bench.folder("straight") / "log")
+    return [*sorted(here), *sorted(str(path) for path in written if not path.is_relative_to(where))]
 
 
 def _report(

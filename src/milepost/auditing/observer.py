@@ -19,6 +19,7 @@ from milepost.auditing.evidence import Evidence
 from milepost.auditing.records import THE_END, Batch, Head, Key, Log, Samples, Seen, digest_of
 from milepost.auditing.spec import EARLY, LOOPS, MOST_LOG, Spec
 from milepost.auditing.taker import Taker
+from milepost.auditing.writes import Writes
 from milepost.core.leaves import Leaf, fingerprint, leaves
 from milepost.core.paths import escape
 from milepost.errors import MilepostError
@@ -73,6 +74,7 @@ class Observer:
         self._loaders_watched = False
         self._loops: set[str] = set()
         on_read.append(self._read)
+        Writes(spec.log, os.path.dirname(spec.runs))
 
     def open(self, asked: Opening) -> Opening:
         """Redirect the run into scratch; the script's own policy is put aside."""

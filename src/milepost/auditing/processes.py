@@ -18,7 +18,7 @@ import msgspec
 from milepost.auditing.records import Head, Seen, read_log
 from milepost.auditing.spec import EARLY, LOOPS, Spec
 from milepost.auditing.taker import Taken
-from milepost.errors import AuditError
+from milepost.errors import AuditError, ScriptError
 from milepost.ops.redirected import LOOKED, OWN, VARIABLE
 
 TIMED_OUT = 124
@@ -258,7 +258,12 @@ def files_in(folder: Path) -> dict[str, Stamp]:
 def scratch_folder(keep: Path | None) -> Iterator[Path]:
     """A new folder for scratch, removed at the end unless it is to be kept under a name."""
     if keep is not None:
-        keep.mkdir(parents=True)
+        try:
+            keep.mkdir(parents=True)
+        except OSError as error:
+            raise ScriptError(
+                "the folder for scratch cannot be made", where=keep, found=error, hint="name one that is not there yet"
+            ) from error
         yield keep
         return
     with tempfile.TemporaryDirectory(prefix="milepost-audit-") as folder:

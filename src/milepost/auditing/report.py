@@ -122,7 +122,7 @@ class Report:
     """What could not be observed."""
     remarks: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
-    """Files in the working directory that the script wrote."""
+    """Files that the script wrote, those in the working directory relative to it."""
     seconds: float = 0.0
     versions: dict[str, str] = field(default_factory=dict)
 

@@ -31,6 +31,8 @@ def parted(
 ) -> Row:
     """The row of two processes that part."""
     differences = _differences(parting.leaves, kept)
+    if parting.aspect == "batches":
+        differences = tuple(replace(one, path=f"batch/{one.path}".removesuffix("/.")) for one in differences)
     return Row(name, label, at, parting.after, verdict, parting.key, parting.aspect, differences, parting.expected,
                parting.found, tuple(likely))  # fmt: skip
 
@@ -107,4 +109,8 @@ def suspect_files(report: Report, files: Sequence[str]) -> Report:
 
 
 def _differences(leaves: Sequence[Leaf], kept: Kept) -> tuple[Difference, ...]:
-    return tuple(Difference(leaf.path, how_much(kept, leaf.before, leaf.now)) for leaf in leaves[:MOST_DIFFERENCES])
+    """How far random states are apart means nothing."""
+    return tuple(
+        Difference(leaf.path, None if leaf.path.startswith("rng/") else how_much(kept, leaf.before, leaf.now))
+        for leaf in leaves[:MOST_DIFFERENCES]
+    )

@@ -59,10 +59,10 @@ def audit(
 
     The script is run unchanged in fresh processes: without saving, straight through with a save at some points, and resumed
     from each of them. After every step the state, the batches, all random state and the metrics are compared bit for
-    bit. Every process has a scratch copy of the run directory; yours is neither read nor written. The script runs as often as there
+    bit. Every process has run directories of its own; yours is neither read nor written. The script runs as often as there
     are points, and two times more: let it make few steps.
 
-    Exit code 0 says exact, 1 not exact, 3 that this could not be found out.
+    Exit code 0 says exact, 1 not exact, 2 that the command cannot be, 3 that this could not be found out.
 
     For example:
 
@@ -72,7 +72,7 @@ def audit(
 
     JSON:
 
-        verdict: exact, not exact or incomplete
+        verdict: exact, not exact or incomplete; of a comparison also left out
         comparisons: [{name, point, at, compared, verdict, where, aspect, expected, found, note,
                        differences: [{path, how_much}], causes: [{path, text}]}]
         at, where: {step, epoch, batch, phase, asker}
@@ -84,6 +84,8 @@ def audit(
 
     if report is not None and report.suffix not in (".md", ".html"):
         raise typer.BadParameter("--report takes a file that ends in .md or .html")
+    if report is not None and not report.parent.is_dir():
+        raise typer.BadParameter(f"--report: there is no folder {safe(str(report.parent))}")
     with Progress() as progress:
         found = run_audit(
             command,
@@ -141,7 +143,10 @@ def _say(found: Report) -> None:
             say(f"  {safe(text)}")
     if found.files:
         more = f" and {len(found.files) - 5} more" if len(found.files) > 5 else ""
-        say(f"\nthe script also wrote {', '.join(map(safe, found.files[:5]))}{more}; --copy-cwd keeps that apart")
+        say(
+            f"\nthe script also wrote {', '.join(map(safe, found.files[:5]))}{more}; --copy-cwd keeps apart what is in "
+            "the working directory"
+        )
     moments = "moment" if found.moments == 1 else "moments"
     verdict = paint(str(found.verdict).upper(), _COLOURS[found.verdict])
     say(

@@ -116,6 +116,7 @@ class Checkpointer:
         if self._watcher is not None:
             asked = watching.Opening(directory, every, keep, resume)
             directory, every, keep, resume = self._watcher.open(asked)
+            requeue, time_limit = "never", None  # the job, and its time, are those of whoever watches
         self._items: dict[str, Item] = {name: make_item(name, one) for name, one in {**items, **state}.items()}
         Capturer().items(self._items.values(), ())  # what cannot be stored is said now, not at the first save
         self._storage = LocalStorage(directory)
