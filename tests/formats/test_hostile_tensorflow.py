@@ -84,14 +84,6 @@ def test_a_name_compressed_without_end(tmp_path: Path, bounded: None) -> None:
         milepost.open(written(tmp_path, table([block(entries)]), bytes(4)))
 
 
-def test_200_000_keys(tmp_path: Path) -> None:
-    value = entry(FLOAT, (), 0, 4, masked(bytes(4)))
-    entries = [(0, b"", HEADER)] + [(0, b"layer/%06d/kernel" % count, value) for count in range(200_000)]
-    source = milepost.open(written(tmp_path, table([block(entries)]), bytes(4)))
-    assert len(source) == 200_000
-    assert source["layer/123456/kernel"] == 0
-
-
 def test_one_block_named_over_and_over(tmp_path: Path) -> None:
     data = block([(0, b"", HEADER)])
     whole = table([data])

@@ -124,21 +124,25 @@ def parse(
     if len(header) < 8 or length > min(size - 8, LARGEST_HEADER) or len(header) < 8 + length:
         raise DamagedError("the safetensors header is cut short", where=where, found=f"a file of {size} bytes")
     try:
-        fields = read_json(header[8 : 8 + length], dict[str, dict[str, object]])
-        metadata = {key: str(value) for key, value in fields.pop("__metadata__", {}).items()}
+        fields = read_json(header[8 : 8 + length], dict[str, msgspec.Raw])
+        told = fields.pop("__metadata__", None)
+        metadata = {} if told is None else read_json(told, dict[str, object])
         entries = {}
         for key, field in fields.items():
-            entry = msgspec.convert(field, _Field)
+            entry = _FIELD.decode(field)
             first, last = entry.data_offsets
             if not 0 <= first <= last <= size - 8 - length or any(n < 0 for n in entry.shape):
                 raise DamagedError(f"entry {key!r} lies outside the file", where=where)
             entries[key] = (entry.dtype, entry.shape, 8 + length + first, last - first)
-    except (Unreadable, msgspec.ValidationError) as error:
+    except (Unreadable, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise DamagedError("the safetensors header cannot be read", where=where, found=str(error)) from error
-    return entries, metadata
+    return entries, {key: str(value) for key, value in metadata.items()}
 
 
 class _Field(msgspec.Struct):
     dtype: str
     shape: tuple[int, ...]
     data_offsets: tuple[int, int]
+
+
+_FIELD = msgspec.json.Decoder(_Field)

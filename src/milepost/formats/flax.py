@@ -22,7 +22,7 @@ from milepost.formats.place import Ahead, File, Folder, Readable, read_array
 from milepost.formats.source import FormatSource, as_array, spec, unused
 
 NAME = "a state serialised by Flax"
-MOST = 1_000_000
+MOST = 600_000
 """Values in a file."""
 DEEPEST = 64
 LARGEST_TEXT = 32 * 1024 * 1024

@@ -129,8 +129,9 @@ class _Header:
         name, dims = self._string(), self._number("I")
         if dims > MOST_DIMENSIONS:
             raise FormatError(f"tensor {name!r} has an impossible shape", where=self._file.where, found=f"{dims} sizes")
-        shape = struct.unpack(f"{self._order}{dims}{self._count}", self._take(dims * (8 if self._count == "Q" else 4)))
-        return name, shape[::-1], self._number("I"), self._number("Q")
+        form = f"{self._order}{dims}{self._count}IQ"
+        *shape, kind, offset = struct.unpack(form, self._take(struct.calcsize(form)))
+        return name, tuple(shape[::-1]), kind, offset
 
     def _tensor(self, path: str, shape: tuple[int, ...], number: int, offset: int) -> tuple[TensorSpec, Place]:
         where = self._file.where

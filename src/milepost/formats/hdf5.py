@@ -26,7 +26,7 @@ NAME = "an HDF5 file"
 KERAS = "a Keras model in HDF5"
 WEIGHTS = "weights of Keras in HDF5"
 MAGIC = b"\x89HDF\r\n\x1a\n"
-LISTING = 2.0
+LISTING = 1.75
 """Seconds of processor time that listing a file may take."""
 SLOWEST = 20e6
 """Bytes a second that reading must come to."""

@@ -12,14 +12,18 @@ from itertools import accumulate
 from typing import Any
 
 from milepost.core.source import TensorSource
-from milepost.errors import FormatError
+from milepost.errors import FormatError, UnsafeContentError
 from milepost.formats.archive import Archive, archive_of
 from milepost.formats.hdf5 import Hdf5
 from milepost.formats.place import File, Folder, Readable, Window, check_range
 
 NAME = "a Keras model"
 WEIGHTS = "model.weights.h5"
-LARGEST_CONFIG = 64 * 1024 * 1024
+LARGEST_CONFIG = 32 * 1024 * 1024
+LARGEST_FREE = 64 * 1024 * 1024
+"""Bytes of weights that may be packed to however little."""
+HIGHEST_RATIO = 100
+"""Bytes of weights to one of the file, of more than these."""
 
 
 def recognises(place: File | Folder) -> bool:
@@ -48,7 +52,14 @@ def open_source(place: File | Folder) -> TensorSource:
     if isinstance(found, Window):
         source = Hdf5(place, found, found.offset, found.size, told, plain)
     else:
-        unpacked = Unpacked(found)  # Keras stores it as it is; another program packed it
+        # Keras stores it as it is; another program packed it.
+        if found.size > max(LARGEST_FREE, HIGHEST_RATIO * place.size):
+            raise UnsafeContentError(
+                "the weights are packed from far more than weights are",
+                where=place.where,
+                found=f"{found.size} bytes in {place.size}",
+            )
+        unpacked = Unpacked(found)
         source = Hdf5(unpacked, unpacked, 0, unpacked.size, told, plain)
     groups = {group for path in source for group in accumulate(path.split("/"), "{}/{}".format)}
     names = {path: name for path, name in _names(plain["config"], "").items() if path in groups}

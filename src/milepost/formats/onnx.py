@@ -31,7 +31,7 @@ TYPES = {
 }  # fmt: skip
 PACKED = {21: 4, 22: 4, 23: 4, 25: 2, 26: 2, 27: 6, 28: 6}
 """Bits of an element, where it is less than a byte."""
-MOST = 500_000
+MOST = 400_000
 """Nodes and tensors of a model."""
 DEEPEST = 32
 """Graphs within graphs."""

@@ -21,20 +21,18 @@ from milepost.core.paths import join
 from milepost.core.source import TensorSource, TensorSpec
 from milepost.errors import FormatError, NotFoundError, UnsafeContentError
 from milepost.formats.child import Child
+from milepost.formats.orbax_tree import LARGEST, TREE, random_keys, read_tree
 from milepost.formats.place import File, Folder
 from milepost.formats.source import FormatSource, as_array, spec, unused
 from milepost.storage.base import storage_error
 
 NAME = "an Orbax checkpoint"
-TREE = "_METADATA"
 ABOUT = "_CHECKPOINT_METADATA"
 OCDBT = "manifest.ocdbt"
 STRINGS = "_strings.json"
-ARRAYS = "array_metadatas"
 JSON_ITEMS = ("metadata", "metrics")
 UNNAMED = frozenset({("default",), ("state",), ("pytree",)})
 """What Orbax calls the item where the caller named none."""
-LARGEST_JSON = 64 * 1024 * 1024
 MOST_FILES = 200_000
 DEEPEST = 16
 LISTING = 2.0
@@ -139,69 +137,26 @@ def _tree(
 ) -> None:
     """Note what is in one tree of arrays."""
     root = os.path.realpath(folder.where)
-    tree = _json(folder, TREE) if folder.has(TREE) else {}
-    whole = isinstance(tree, dict) and tree.get("store_array_data_equal_to_fill_value") is True
-    found = child.ask(again=True, do="open", seconds=LISTING, root=root, ocdbt=folder.has(OCDBT), whole=whole)
-    names, rest, needed = _names(folder)
-    missing = needed.difference(name for name, _, _ in found)
+    tree = read_tree(folder)
+    found = child.ask(again=True, do="open", seconds=LISTING, root=root, ocdbt=folder.has(OCDBT), whole=tree.whole)
+    missing = tree.needed.difference(name for name, _, _ in found)
     if missing:
         raise FormatError(
             "an array that is listed is not there", where=folder.where, expected=ascii(min(missing))[:200]
         )
     strings = _json(folder, STRINGS) if folder.has(STRINGS) else {}
-    keys = _random_keys(folder)
+    keys = random_keys(folder)
     for name, kind, shape in found:
-        parts = names.get(name) or (name.split("."))
-        path = unused(join([*prefix, *parts]), specs, plain)
+        path = unused(join([*prefix, *(tree.keys.get(name) or name.split("."))]), specs, plain)
         specs[path] = spec(dtypes.dtype(kind), tuple(shape), folder.where, path)
         arrays[path] = root, name
         if name in keys:
             notes[path] = f"random keys of JAX ({keys[name]})"
-    for name, (parts, kind) in rest.items():
-        if name in strings and isinstance(strings[name], str):
+    for parts, value in tree.empty:
+        plain[unused(join([*prefix, *parts]), specs, plain)] = value
+    for name, parts in tree.texts.items():
+        if isinstance(strings.get(name), str):
             plain[unused(join([*prefix, *parts]), specs, plain)] = strings[name]
-        elif kind in ("None", "Dict", "List", "Tuple"):
-            value: Any = {"None": None, "Dict": {}, "Tuple": ()}.get(kind, [])
-            plain[unused(join([*prefix, *parts]), specs, plain)] = value
-
-
-def _names(folder: Folder) -> tuple[dict[str, list[str]], dict[str, tuple[list[str], str]], set[str]]:
-    """By the name that an array has in the folder: its keys in the tree. The same with the kind, of what is not an array. And the
-    names of arrays that have to be there."""
-    names: dict[str, list[str]] = {}
-    rest: dict[str, tuple[list[str], str]] = {}
-    needed: set[str] = set()
-    if not folder.has(TREE):
-        return names, rest, needed
-    tree = _json(folder, TREE)
-    entries = tree.get("tree_metadata") if isinstance(tree, dict) else None
-    if not isinstance(entries, dict):
-        raise FormatError("the list of arrays cannot be understood", where=os.path.join(folder.where, TREE))
-    for entry in entries.values():
-        parts = [str(key["key"]) for key in entry["key_metadata"]]
-        value = entry["value_metadata"]
-        kind = value["value_type"]
-        if kind in ("jax.Array", "np.ndarray", "scalar") and not value.get("skip_deserialize"):
-            needed.add(".".join(parts))
-        if kind in ("None", "Dict", "List", "Tuple", "string", "str"):
-            rest[".".join(parts)] = parts, kind
-        else:
-            names[".".join(parts)] = parts
-    return names, rest, needed
-
-
-def _random_keys(folder: Folder) -> dict[str, str]:
-    """By the names of arrays that are typed keys of `jax.random`: their kind. Each process notes its own arrays."""
-    kinds: dict[str, str] = {}
-    if ARRAYS in folder.names:
-        inner = folder.folder(ARRAYS)
-        for name in inner.names:
-            for entry in _json(inner, name)["array_metadatas"]:
-                told = entry["array_metadata"]
-                kind = (told.get("ext_metadata") or {}).get("random_key_impl")
-                if isinstance(kind, str):
-                    kinds[told["param_name"]] = kind[:100]
-    return kinds
 
 
 def _is_tree(place: Folder) -> bool:
@@ -235,7 +190,7 @@ def _folders(place: Folder) -> list[str]:
 
 def _json(folder: Folder, name: str) -> Any:
     file = folder.file(name)
-    if file.size > LARGEST_JSON:
+    if file.size > LARGEST:
         raise FormatError("a file of JSON is impossibly large", where=file.where, found=f"{file.size} bytes")
     try:
         return json.loads(file.read(0, file.size))

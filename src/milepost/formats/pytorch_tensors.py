@@ -110,16 +110,16 @@ class Tensor(Leaf):
             )
             return
         found = spec(self.kind, self.shape, where, path)
-        size = self.kind.bits // 8
-        if self._span() and (self.offset + self._span()) * size > self.storage.nbytes:
+        size, span = self.kind.bits // 8, self._span()
+        if span and (self.offset + span) * size > self.storage.nbytes:
             raise FormatError(
                 f"tensor {path!r} reaches beyond its storage", where=where,
-                expected=f"at most {self.storage.nbytes} bytes", found=f"{(self.offset + self._span()) * size} bytes",
+                expected=f"at most {self.storage.nbytes} bytes", found=f"{(self.offset + span) * size} bytes",
             )  # fmt: skip
-        if found.nbytes > max(LARGEST_VIEW, HIGHEST_RATIO * self._span() * size):
+        if found.nbytes > max(LARGEST_VIEW, HIGHEST_RATIO * span * size):
             raise UnsafeContentError(
                 f"tensor {path!r} repeats little into far too much", where=where,
-                found=f"{self._span() * size} bytes as {found.nbytes}",
+                found=f"{span * size} bytes as {found.nbytes}",
             )  # fmt: skip
         yield "", Stored(found, self._read, self._stands)
         yield from self.scheme.items()

@@ -34,20 +34,22 @@ def open_source(place: File | Folder) -> TensorSource:
         entries, metadata = parse(header, place.size, place.where)
     except DamagedError as error:
         raise FormatError(error.message, where=place.where, found=error.found) from error
-    specs, spans = {}, {}
+    specs: dict[str, TensorSpec] = {}
+    spans: dict[str, Span] = {}
+    paths = {key: escape(key) for key in entries}
     last = 8 + length
     for key, (code, shape, offset, size) in sorted(entries.items(), key=lambda entry: entry[1][2:]):
         kind = dtypes.from_code(code) or _EXTRA.get(code)
         if kind is None:
             raise FormatError(f"entry {key!r} has an unknown dtype", where=place.where, found=code)
-        path = escape(key)
+        path = paths[key]
         packed = (*shape[:-1], shape[-1] // 2) if code == "F4" and shape else shape
-        specs[path] = spec(kind, packed, place.where, key)
-        if size != specs[path].nbytes:
+        found = specs[path] = spec(kind, packed, place.where, key)
+        if size != found.nbytes:
             raise FormatError(
                 f"entry {key!r} has another size than its shape says",
                 where=place.where,
-                expected=f"{specs[path].nbytes} bytes",
+                expected=f"{found.nbytes} bytes",
                 found=f"{size} bytes",
             )
         if offset < last:
@@ -57,7 +59,7 @@ def open_source(place: File | Folder) -> TensorSource:
     plain = {escape("__metadata__") + "/" + escape(key): value for key, value in metadata.items()}
     written_by = metadata.get("format")
     told = {"format": NAME, **({"written_by": {"framework": written_by}} if written_by else {})}
-    in_order = {path: specs[path] for path in map(escape, entries)}
+    in_order = {path: specs[path] for path in paths.values()}
     return Safetensors(place, in_order, spans, plain, told)
 
 

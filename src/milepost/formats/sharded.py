@@ -34,14 +34,16 @@ def open_source(place: File | Folder) -> TensorSource:
     index = read_object(place)
     files = _files(index, place.where)
     made = Joined(place.where, {"format": "weights in several files", "files": len(files)})
-    at = {escape(name): file for name, file in index[_MAP].items()}
+    at = {path: name for name, paths in files.items() for path in paths}
     for name, wanted in files.items():
         part = _open(place, name)
-        there = set(map(_unmarked, (*part.specs, *part.plain)))
-        lost = next((key for key in wanted if _unmarked(escape(key)) not in there), None)
-        if lost is not None:
+        lost = [path for path in wanted if path not in part.specs]
+        if lost:
+            there = set(map(_unmarked, (*part.specs, *part.plain)))
+            lost = [path for path in lost if _unmarked(path) not in there]
+        if lost:
             raise FormatError(
-                f"tensor {lost!r} is not in the file that the index names", where=place.where, found=name[:200]
+                f"tensor {lost[0]!r} is not in the file that the index names", where=place.where, found=name[:200]
             )
         # What a file has beside what the index says is shown as well, unless the index means that of another file.
         made.add(part, wanted=_of(name, at))
@@ -65,15 +67,15 @@ def files_named(place: File) -> set[str]:
 
 
 def _files(index: dict[str, Any], where: str) -> dict[str, list[str]]:
-    """File -> names of the tensors in it."""
+    """File -> paths of the tensors in it."""
     found: defaultdict[str, list[str]] = defaultdict(list)
-    entries = index.get(_MAP)
+    entries = index.pop(_MAP, None)
     if not isinstance(entries, dict):
         raise FormatError(f"the index has no {_MAP}", where=where)
     for name, file in entries.items():
         if not isinstance(file, str):
             raise FormatError(f"the index names no file for tensor {name!r}", where=where, found=repr(file)[:100])
-        found[file].append(name)
+        found[file].append(escape(name))
     if len(found) > MOST_FILES:
         raise FormatError(
             "more files than are read", where=where, expected=f"at most {MOST_FILES:,}", found=f"{len(found):,}"

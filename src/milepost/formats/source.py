@@ -9,6 +9,7 @@ import zlib
 from abc import abstractmethod
 from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -114,10 +115,22 @@ def spec(kind: DType, shape: tuple[int, ...], where: str, path: str) -> TensorSp
     Raises:
         FormatError: a shape that no array has.
     """
-    if len(shape) > MOST_DIMENSIONS or any(type(size) is not int or size < 0 for size in shape):
-        raise FormatError(f"tensor {path!r} has an impossible shape", where=where, found=repr(shape)[:200])
+    found = _spec(kind, shape) if _INT.issuperset(map(type, shape)) else "has an impossible shape"
+    if isinstance(found, str):
+        raise FormatError(f"tensor {path!r} {found}", where=where, found=repr(shape)[:200])
+    return found
+
+
+_INT = frozenset({int})
+
+
+@lru_cache(4096)  # most tensors have the shape of another one
+def _spec(kind: DType, shape: tuple[int, ...]) -> TensorSpec | str:
+    """A tensor, or why there is none such."""
+    if len(shape) > MOST_DIMENSIONS or any(size < 0 for size in shape):
+        return "has an impossible shape"
     if math.prod(size for size in shape if size) * max(kind.bits, 8) // 8 > LARGEST:
-        raise FormatError(f"tensor {path!r} is impossibly large", where=where, found=repr(shape)[:200])
+        return "is impossibly large"
     return TensorSpec(kind, shape, nbytes(kind, shape))
 
 
@@ -159,7 +172,10 @@ def unused(path: str, *taken: Container[str]) -> str:
     Raises:
         UnsafeContentError: `MOST_NAMESAKES` have it.
     """
-    if not any(path in paths for paths in taken):
+    for paths in taken:
+        if path in paths:
+            break
+    else:
         return path
     *above, last = split(path)
     text = last.text if isinstance(last, Marked) else last

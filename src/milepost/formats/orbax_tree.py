@@ -1,0 +1,119 @@
+"""What stands beside the arrays of Orbax: how each is called in the tree that was saved, and what in it is no array."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import msgspec
+
+from milepost.core.readjson import Unreadable, read_json
+from milepost.errors import FormatError
+from milepost.formats.place import Folder
+
+TREE = "_METADATA"
+ARRAYS = "array_metadatas"
+LARGEST = 48 * 1024 * 1024
+"""Bytes of a file."""
+
+_EMPTY: dict[str, Any] = {"None": None, "Dict": {}, "List": [], "Tuple": ()}
+_TEXT = ("string", "str")
+
+
+class Tree(NamedTuple):
+    """The tree of one folder; arrays are known by the names that they have there."""
+
+    keys: dict[str, list[str]]
+    """Of each array."""
+    empty: list[tuple[list[str], Any]]
+    """Keys and value of what is empty."""
+    texts: dict[str, list[str]]
+    """Keys of each text, by the name it has among the texts."""
+    needed: set[str]
+    """Arrays that have to be there."""
+    whole: bool = False
+    """Every piece was written, so that one that is missing is not a piece of zeros."""
+
+
+def read_tree(folder: Folder) -> Tree:
+    """The tree of `folder`; an empty one where nothing is told.
+
+    Raises:
+        FormatError: it cannot be understood.
+    """
+    found = Tree({}, [], {}, set())
+    if not folder.has(TREE):
+        return found
+    told = _read(folder, TREE, _Tree)
+    for entry in told.tree_metadata.values():
+        keys = [str(key.key) for key in entry.key_metadata]
+        kind, name = entry.value_metadata.value_type, ".".join(keys)
+        if kind in _EMPTY:
+            found.empty.append((keys, _EMPTY[kind]))
+        elif kind in _TEXT:
+            found.texts[name] = keys
+        else:
+            found.keys[name] = keys
+            if kind in ("jax.Array", "np.ndarray", "scalar") and not entry.value_metadata.skip_deserialize:
+                found.needed.add(name)
+    return found._replace(whole=told.store_array_data_equal_to_fill_value)
+
+
+def random_keys(folder: Folder) -> dict[str, str]:
+    """By the names of arrays that are typed keys of `jax.random`: their kind. Each process notes its own arrays.
+
+    Raises:
+        FormatError: it cannot be understood.
+    """
+    kinds: dict[str, str] = {}
+    if ARRAYS in folder.names:
+        inner = folder.folder(ARRAYS)
+        for file in inner.names:
+            for entry in _read(inner, file, _Arrays).array_metadatas:
+                kind = (entry.array_metadata.ext_metadata or {}).get("random_key_impl")
+                if isinstance(kind, str):
+                    kinds[entry.array_metadata.param_name] = kind[:100]
+    return kinds
+
+
+class _Key(msgspec.Struct):
+    key: str | int
+
+
+class _Value(msgspec.Struct):
+    value_type: str
+    skip_deserialize: bool = False
+
+
+class _Entry(msgspec.Struct):
+    key_metadata: list[_Key]
+    value_metadata: _Value
+
+
+class _Tree(msgspec.Struct):
+    tree_metadata: dict[str, _Entry]
+    store_array_data_equal_to_fill_value: bool = False
+
+
+class _Array(msgspec.Struct):
+    param_name: str
+    ext_metadata: dict[str, Any] | None = None
+
+
+class _Of(msgspec.Struct):
+    array_metadata: _Array
+
+
+class _Arrays(msgspec.Struct):
+    array_metadatas: list[_Of]
+
+
+def _read(folder: Folder, name: str, form: type[Any]) -> Any:
+    file = folder.file(name)
+    if file.size > LARGEST:
+        raise FormatError("a file of JSON is impossibly large", where=file.where, found=f"{file.size} bytes")
+    try:
+        return read_json(file.read(0, file.size), form)
+    except Unreadable as error:
+        raise FormatError(
+            "the list of arrays cannot be understood", where=file.where, found=str(error)[:200]
+        ) from error
