@@ -1,0 +1,70 @@
+"""What milepost's own commands do for a job."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from by_limit import NO_SLURM
+from cluster import Cluster, waiting
+from playing import EVERY, PATIENCE, PAUSE, SHORT, SOURCES, TRAINER, Outcome, Run, Scenario, job, milepost
+
+
+def generated(cluster: Cluster, place: Path) -> Outcome:
+    """A script that ``milepost slurm`` wrote for this cluster, as it submits it and looks after it; the words have a space."""
+    run = Run(place / "the run", SHORT)
+    train = [sys.executable, TRAINER, run.path, *SHORT, "--every", EVERY, "--pause", PAUSE]
+    options = ["--time", "10m", "--sbatch", "comment=two words # and more", "--sbatch", f"output={place}/job.out"]
+    script = milepost(cluster, "slurm", "script", *options, "--module", f"export PYTHONPATH={SOURCES}", "--", *train)
+    (place / "job.sh").write_text(script)
+    assert "as on this cluster" in script or cluster.proctrack != "cgroup"
+    number = json.loads(milepost(cluster, "slurm", "submit", place / "job.sh", "--json"))["jobs"][0]
+    run.reach(13)
+    told = json.loads(milepost(cluster, "slurm", "status", run.path, "--json"))
+    assert (told["job"], told["job_state"], told["restarts"]) == (number, "RUNNING", 0)
+    assert 400 < told["seconds_left"] <= 600
+    assert told["step"] >= 2 * EVERY
+    shown = cluster.show(number)
+    assert (shown["TimeLimit"], shown["Requeue"], shown["Comment"]) == ("00:10:00", "1", "two")
+    cluster.run("scancel", "--signal=USR1", number)
+    run.finish()
+    cluster.wait_for_state(number, "COMPLETED")
+    told = json.loads(milepost(cluster, "slurm", "status", run.path, "--json"))
+    assert (told["state"], told["job_state"], told["attempts"]) == ("complete", "COMPLETED", 2)
+    assert told["lost_steps"] == 0
+    return run.check(attempts=2)
+
+
+def examined(cluster: Cluster, place: Path) -> Outcome:
+    """``milepost doctor`` in a job: as a plain child of the script, under srun, and without Slurm's commands."""
+    words = f"{sys.executable} -m milepost doctor {place}/run --json"
+    script = place / "doctor.sh"
+    script.write_text(
+        f"#!/bin/bash\nexport PYTHONPATH={SOURCES}\n{words} > {place}/child.json\nsrun {words} > {place}/task.json\n"
+        f"{NO_SLURM}\n{words} > {place}/blind.json\n: > {place}/end\n"
+    )
+    number, run = job(cluster, place)
+    run.reach(7)
+    cluster.submit(script, "--no-requeue", "--time=5", "--output", place / "doctor.out")
+    for _ in waiting(PATIENCE):
+        if (place / "end").exists():
+            break
+    levels = {}
+    for name in ("child", "task", "blind"):
+        found = json.loads((place / f"{name}.json").read_text())["findings"]
+        levels[name] = {one["about"]: one["level"] for one in found}
+    tracked = "wrong" if cluster.proctrack == "cgroup" else "risk"
+    assert levels["child"]["signals"] == tracked
+    assert levels["task"]["signals"] == "fine"
+    assert levels["task"]["attempts"] == "wrong", "another attempt is alive"
+    assert levels["task"]["requeue"] == levels["blind"]["requeue"] == "risk"
+    run.finish()
+    assert cluster.show(number)["Restarts"] == "0"
+    return run.check(attempts=1)
+
+
+SCENARIOS = {
+    "generated": Scenario(generated, "a script that milepost slurm wrote, submitted and looked after"),
+    "doctor": Scenario(examined, "milepost doctor, as a plain child, under srun, and without Slurm's commands"),
+}
