@@ -75,12 +75,13 @@ PartitionName=batch Nodes=node1 Default=YES MaxTime=INFINITE PriorityTier=10 Sta
 PartitionName=fragile Nodes=node[2-3] MaxTime=INFINITE PriorityTier=10 State=UP
 PartitionName=frail Nodes=node[4-5] MaxTime=INFINITE PriorityTier=10 State=UP
 PartitionName=low Nodes=node6 MaxTime=INFINITE PriorityTier=10 PreemptMode=REQUEUE State=UP
+PartitionName=lone Nodes=node7 MaxTime=INFINITE PriorityTier=10 State=UP
 PartitionName=urgent Nodes=node6 MaxTime=INFINITE PriorityTier=100 PreemptMode=OFF State=UP
 """
 LOCK = Path(tempfile.gettempdir(), "milepost-slurm.lock")
 """Held while a cluster runs on this machine; says in which folder, for the next to end what was left behind."""
 
-NODES = 6
+NODES = 7
 CPUS = 16
 """Of each node, as far as Slurm knows: jobs that mostly sleep may share the real ones."""
 CGROUP = "CgroupPlugin=cgroup/v1\nCgroupMountpoint=/sys/fs/cgroup\nConstrainRAMSpace=no\nConstrainCores=no\n"
@@ -91,7 +92,7 @@ class ClusterError(Exception):
 
 
 class Cluster:
-    """Nodes node1 to node6; partitions batch, fragile and frail (two nodes each, to be killed), low, and urgent,
+    """Nodes node1 to node7; partitions batch, fragile and frail (two nodes each, to be killed), lone (one), low, and urgent,
     which preempts low.
 
     Args:

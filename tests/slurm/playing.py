@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -92,15 +93,16 @@ class Run:
         """
         expected, losses = in_peace(self.training)
         assert self.done == expected, f"other weights than in peace: {self.path}"
-        reached = lost = 0
+        reached = lost = opened = 0
         for words in self.lines():
             if words[0] == "open":
+                opened += 1
                 again = reached - int(words[2])
                 assert again <= most_lost, f"{again} steps were lost, at most {most_lost} are allowed: {self.path}"
                 lost, reached = lost + max(0, again), int(words[2])
             elif words[0] == "step":
                 assert losses[int(words[1])] == words[2], f"step {words[1]} came out otherwise: {self.path}"
-                if old is None or len(self.starts) < 2 or int(words[4]) != old:
+                if opened < 2 or int(words[4]) != old:
                     reached = int(words[1])
         count = len(self.starts)
         assert count == attempts if attempts is not None else count > 1, f"{count} attempts: {self.path}"
@@ -143,7 +145,9 @@ def job(
     script = place / "job.sh"
     run = Run(place / name, training)
     words = f"{sys.executable} {TRAINER} {run.path} {' '.join(training)} --every {EVERY} --pause {PAUSE}"
-    script.write_text(f"#!/bin/bash\nexport PYTHONPATH={SOURCES}\n{before}\n{how} {words} --options '{checkpointer}'\n")
+    script.write_text(
+        f"#!/bin/bash\nexport PYTHONPATH={SOURCES}\n{before}\n{how} {words} --options {shlex.quote(checkpointer)}\n"
+    )
     number = cluster.submit(script, "--output", place / "%x-%A-%a.out", "--open-mode=append", *options)
     return number, run
 

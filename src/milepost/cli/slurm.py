@@ -158,6 +158,7 @@ def status(run: RunArgument, as_json: Json = False) -> int:
 
         place, state, job, restarts, host, job_state, reason, seconds_left,
         checkpoint, step, saved, attempts, lost_steps, lost_seconds
+        on_node: {host, path, step} of what is newer and on the disk of a node alone, else null
         job_state, reason and seconds_left are null where Slurm does not say
     """
     from milepost.cli.slurm_status import status_of
@@ -182,6 +183,8 @@ def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:
     if found["checkpoint"] is not None:
         saved, ago = words.moment(found["saved"])
         checkpoint = f"{found['checkpoint']}, {saved} ({ago})"
+    if found["on_node"] is not None:
+        checkpoint += f"; {words.on_node(**found['on_node'])}"
     lost = words.count(found["lost_steps"], "step")
     if found["lost_steps"]:
         lost += f", about {words.duration(found['lost_seconds'])}"

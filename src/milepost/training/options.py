@@ -99,6 +99,25 @@ def memory(value: object) -> None:
         raise refused("max_memory=", least, value)
 
 
+def node_folder(value: object) -> str | None:
+    """``stage_dir=`` as a path, or None; ``~`` and variables are filled in where they are set."""
+    if value is None:
+        return None
+    try:
+        plain = os.fspath(value)  # type: ignore[call-overload]
+    except TypeError:
+        plain = None
+    if not isinstance(plain, str) or not plain or "\0" in plain:
+        raise refused("stage_dir=", "a folder on the disk of this node", value, 'as in stage_dir="$TMPDIR"')
+    return os.path.expandvars(os.path.expanduser(plain))
+
+
+def bandwidth(value: object) -> None:
+    """`value` is a number of bytes a second, or None."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0):
+        raise refused("drain_bandwidth=", "bytes a second, more than 0", value)
+
+
 def signals(value: object) -> tuple[Any, ...]:
     """`value` as numbers of signals; which of them can be watched is not looked at here."""
     if not isinstance(value, Iterable) or isinstance(value, (str, bytes)):
