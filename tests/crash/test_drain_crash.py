@@ -122,6 +122,19 @@ def test_a_stale_attempt_brings_nothing() -> None:
     new.end()
 
 
+def test_a_step_that_was_saved_again_past_the_disk_of_the_node() -> None:
+    disk, _, job = prepared(None)
+    assert job.committer is not None
+    job.committer.commit(job.snapshot(1, state(7), {}, {}))
+    job.die()
+    assert job.attempt is not None
+    job.attempt._lock.release()
+    again = StagedJob(disk, Keep(last=2))
+    assert same_bits(again.state["moment"], state(7)["moment"])
+    assert not again.nearby_used
+    again.end()
+
+
 @pytest.mark.parametrize("other_node", [False, True])
 def test_taken_over_at_any_operation_of_the_drain(other_node: bool) -> None:
     """The newcomer, on the same node or another, sees all there ever is of the attempt before it."""
