@@ -64,7 +64,43 @@ def examined(cluster: Cluster, place: Path) -> Outcome:
     return run.check(attempts=1)
 
 
+def put_on_path(place: Path) -> str:
+    """A line for a job script after which ``milepost`` is a command."""
+    command = place / "bin/milepost"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/bash\nPYTHONPATH={SOURCES}:$PYTHONPATH exec {sys.executable} -m milepost "$@"\n')
+    command.chmod(0o755)
+    return f"export PATH={command.parent}:$PATH"
+
+
+def notebook(cluster: Cluster, place: Path) -> Outcome:
+    """A notebook without a person: stopped by a signal, it goes on in the next job, and its outputs are kept."""
+    run = Run(place / "run", SHORT)
+    words = [str(TRAINER), str(run.path), *SHORT, "--every", str(EVERY), "--pause", str(PAUSE)]
+    cell = (
+        f"import runpy, sys\nsys.argv = {words!r}\nrunpy.run_path(sys.argv[0], run_name='__main__')\nprint('through')"
+    )
+    cells = [{"cell_type": "code", "metadata": {}, "source": cell, "outputs": [], "execution_count": None}]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    document = {"nbformat": 4, "nbformat_minor": 4, "metadata": kernel, "cells": cells}
+    (place / "train.ipynb").write_text(json.dumps(document))
+    options = ["--time", "10m", "--module", put_on_path(place), "--module", f"export PYTHONPATH={SOURCES}:$PYTHONPATH"]
+    options += ["--sbatch", f"output={place}/job.out", "--notebook", place / "train.ipynb"]
+    (place / "job.sh").write_text(milepost(cluster, "slurm", "script", *options))
+    number = cluster.submit(place / "job.sh")
+    for attempt, step in enumerate((17, 58), 1):
+        run.reach(step, attempt)
+        cluster.run("scancel", "--signal=USR1", number)
+    run.finish()
+    cluster.wait_for_state(number, "COMPLETED")
+    assert cluster.show(number)["Restarts"] == "2"
+    outputs = json.loads((place / "train.out.ipynb").read_text())["cells"][0]["outputs"]
+    assert "through" in "".join("".join(one.get("text", "")) for one in outputs)
+    return run.check(attempts=3)
+
+
 SCENARIOS = {
+    "notebook": Scenario(notebook, "a notebook without a person, stopped twice"),
     "generated": Scenario(generated, "a script that milepost slurm wrote, submitted and looked after"),
     "doctor": Scenario(examined, "milepost doctor, as a plain child, under srun, and without Slurm's commands"),
 }
