@@ -67,20 +67,13 @@ def test_a_job_of_jupyterlab_does_not_come_back(tmp_path: Path) -> None:
     assert "#SBATCH --gpus=1" in script
 
 
-@pytest.mark.parametrize(
-    "proxy",
-    [
-        "",
-        "ood.site.edu/{port}",
-        "https://x/{host}",
-        "https://x/$(id)/{port}",
-        'https://x/"/{port}',
-        "ftp://x/{port}",
-        "https://x/{port}\n#SBATCH --uid=0",
-        "https://x/`id`/{port}",
-        "https://x/{port}/{user}",
-    ],  # fmt: skip
-)
+NO_PROXIES = [
+    "", "ood.site.edu/{port}", "https://x/{host}", "https://x/$(id)/{port}", 'https://x/"/{port}', "ftp://x/{port}",
+    "https://x/{port}\n#SBATCH --uid=0", "https://x/`id`/{port}", "https://x/{port}/{user}",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("proxy", NO_PROXIES)
 def test_a_proxy_that_is_none(proxy: str) -> None:
     with pytest.raises(ScriptError, match="--proxy"):
         write(Wanted([], jupyterlab=True, proxy=proxy))
