@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -99,7 +100,46 @@ def notebook(cluster: Cluster, place: Path) -> Outcome:
     return run.check(attempts=3)
 
 
+SUBMITTER = """
+import runpy, sys
+import submitit
+from milepost.slurm.submitit import Resumable
+
+def train(words):
+    sys.argv = words
+    runpy.run_path(words[0], run_name="__main__")
+    return "through"
+
+executor = submitit.SlurmExecutor(sys.argv[1])
+executor.update_parameters(time=10, partition="batch")
+print(executor.submit(Resumable(train), sys.argv[2:]).job_id)
+"""
+
+
+def by_submitit(cluster: Cluster, place: Path) -> Outcome:
+    """Submitted by submitit, and stopped by the signal that it asks Slurm for."""
+    run = Run(place / "run", SHORT)
+    (place / "submitter.py").write_text(SUBMITTER)
+    words = [place / "logs", TRAINER, run.path, *SHORT, "--every", EVERY, "--pause", PAUSE]
+    environment = {**cluster.environment, "PYTHONPATH": str(SOURCES)}
+    done = subprocess.run(
+        [sys.executable, place / "submitter.py", *map(str, words)], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    number = done.stdout.strip()
+    for attempt, step in enumerate((17, 58), 1):
+        run.reach(step, attempt)
+        cluster.run("scancel", "--signal=USR2", number)
+    run.finish()
+    cluster.wait_for_state(number, "COMPLETED")
+    assert cluster.show(number)["Restarts"] == "2"
+    (result,) = (place / "logs").glob("*_result.pkl")
+    assert b"through" in result.read_bytes()
+    return run.check(attempts=3)
+
+
 SCENARIOS = {
+    "submitit": Scenario(by_submitit, "submitted by submitit, and stopped twice"),
     "notebook": Scenario(notebook, "a notebook without a person, stopped twice"),
     "generated": Scenario(generated, "a script that milepost slurm wrote, submitted and looked after"),
     "doctor": Scenario(examined, "milepost doctor, as a plain child, under srun, and without Slurm's commands"),
