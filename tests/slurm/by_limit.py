@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 from cluster import Cluster
-from playing import EVERY, LONG, STOPPED, TORCH, Outcome, Scenario, job, told
+from playing import EVERY, LONG, STOPPED, TORCH, Outcome, Run, Scenario, command, job, milepost, module, told
 
 NO_SQUEUE = """\
 mkdir -p {place}/bin
@@ -38,11 +39,11 @@ def limited(how: str, *options: str, time: int = 1) -> Callable[[Cluster, Path],
 
 def chain(cluster: Cluster, place: Path) -> Outcome:
     """Where requeueing is forbidden: each job of a chain begins when the one before has ended, however it did."""
-    number, run = job(cluster, place, "--time=1", "--no-requeue", training=LONG)
-    jobs = [number]
-    for _ in range(3):
-        options = ("--time=1", "--no-requeue", f"--dependency=afterany:{jobs[-1]}", "--open-mode=append")
-        jobs.append(cluster.submit(place / "job.sh", "--output", place / "chain-%A.out", *options))
+    run = Run(place / "run", LONG)
+    options = ["--no-requeue", "--time", "1m", "--warning", "1", "--sbatch", f"output={place}/chain-%j.out"]
+    (place / "job.sh").write_text(milepost(cluster, "slurm", "script", *options, *module(), "--", *command(run)))
+    jobs = json.loads(milepost(cluster, "slurm", "submit", place / "job.sh", "--chain", 4, "--json"))["jobs"]
+    number = jobs[0]
     run.finish()
     outcome = run.check()
     assert f"the exit code is {STOPPED}" in told(place)
@@ -76,6 +77,6 @@ SCENARIOS = {
     ),
     "limit-srun": Scenario(limited("srun"), "time limit, no warning, srun", False),
     "limit-child": Scenario(limited(""), "time limit, no warning, plain child of the script", False),
-    "chain": Scenario(chain, "requeue forbidden, jobs chained by afterany", False),
+    "chain": Scenario(chain, "requeue forbidden, jobs chained by milepost slurm submit", False),
     "blind": Scenario(blind, "neither a signal nor a known limit: killed, chained", False),
 }

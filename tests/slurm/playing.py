@@ -144,7 +144,7 @@ def job(
     """
     script = place / "job.sh"
     run = Run(place / name, training)
-    words = f"{sys.executable} {TRAINER} {run.path} {' '.join(training)} --every {EVERY} --pause {PAUSE}"
+    words = " ".join(command(run))  # whose name may hold variables
     script.write_text(
         f"#!/bin/bash\nexport PYTHONPATH={SOURCES}\n{before}\n{how} {words} --options {shlex.quote(checkpointer)}\n"
     )
@@ -152,18 +152,28 @@ def job(
     return number, run
 
 
+def command(run: Run) -> list[str]:
+    """The words that train `run`."""
+    return [sys.executable, str(TRAINER), str(run.path), *run.training, "--every", str(EVERY), "--pause", str(PAUSE)]
+
+
+def module() -> list[str]:
+    """An option of ``milepost slurm script`` by which its job finds these sources."""
+    return ["--module", f"export PYTHONPATH={SOURCES}:$PYTHONPATH"]
+
+
 def told(place: Path) -> str:
     """All that the jobs of a scenario wrote."""
     return "".join(path.read_text() for path in place.glob("*.out"))
 
 
-def milepost(cluster: Cluster, *words: object) -> str:
-    """What the command line prints."""
+def milepost(cluster: Cluster, *words: object, code: int = 0) -> str:
+    """What the command line prints, ending with this code."""
     done = subprocess.run(
         [sys.executable, "-m", "milepost", *map(str, words)],
         env={**cluster.environment, "PYTHONPATH": str(SOURCES)}, capture_output=True, text=True,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == code, done.stderr
     return done.stdout
 
 

@@ -266,6 +266,22 @@ def test_a_variable_that_is_not_set(
         assert staged(tmp_path) == ["step-00000002"]
 
 
+@pytest.mark.parametrize("named", ["$TMPDIR/mine", "${SLURM_TMPDIR}/mine"])
+@pytest.mark.parametrize("given", ["TMPDIR", "SLURM_TMPDIR"])
+def test_the_folder_that_the_site_gives_a_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str, given: str
+) -> None:
+    for name in ("TMPDIR", "SLURM_TMPDIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(given, str(tmp_path))
+    with milepost.Checkpointer(tmp_path / "run", w=np.zeros(1), stage_dir=named, progress=False) as run:
+        run.step(w=run["w"])
+        pending = run.save()
+        assert pending is not None
+        pending.result()
+        assert len(staged(tmp_path, "mine")) == 1
+
+
 @pytest.mark.parametrize("bandwidth", [0, -1, "fast"])
 def test_a_bandwidth_that_is_none(tmp_path: Path, bandwidth: Any) -> None:
     with pytest.raises(ScriptError, match="drain_bandwidth= cannot be that"):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import inspect
 import operator
 import os
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from milepost.errors import ScriptError
 from milepost.folder.retention import Keep
 from milepost.folder.snapshot import IO_BLOCK
 from milepost.pipeline.images import Stream
+from milepost.slurm.job import node_local
 from milepost.training.policy import Policy
 
 LEAST_MEMORY = Stream.BLOCKS * IO_BLOCK
@@ -100,7 +102,8 @@ def memory(value: object) -> None:
 
 
 def node_folder(value: object) -> str | None:
-    """``stage_dir=`` as a path, or None; ``~`` and variables are filled in where they are set."""
+    """``stage_dir=`` as a path, or None; ``~`` and variables are filled in where they are set. Sites call the folder that they give
+    a job TMPDIR or SLURM_TMPDIR: both names are fine for either."""
     if value is None:
         return None
     try:
@@ -109,6 +112,9 @@ def node_folder(value: object) -> str | None:
         plain = None
     if not isinstance(plain, str) or not plain or "\0" in plain:
         raise refused("stage_dir=", "a folder on the disk of this node", value, 'as in stage_dir="$TMPDIR"')
+    given = node_local()
+    if given is not None:
+        plain = re.sub(r"\$(SLURM_)?TMPDIR\b|\$\{(SLURM_)?TMPDIR\}", lambda found: str(given), plain)
     return os.path.expandvars(os.path.expanduser(plain))
 
 
