@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,12 @@ from playing import EVERY, PATIENCE, SHORT, SOURCES, Outcome, Run, Scenario, com
 def generated(cluster: Cluster, place: Path) -> Outcome:
     """A script that ``milepost slurm`` wrote for this cluster, as it submits it and looks after it; the words have a space."""
     run = Run(place / "the run", SHORT)
+    (place / "data").mkdir()
+    (place / "data/numbers").write_text("1 2 3")
+    shutil.make_archive(str(place / "job"), "tar", place / "data")
     options = ["--time", "10m", "--sbatch", "comment=two words # and more", "--sbatch", f"output={place}/job.out"]
+    options += ["--module", put_on_path(place), "--module", f"export TMPDIR={place}/node; mkdir -p $TMPDIR"]
+    options += ["--stage-data", f"{place}/job.tar"]
     script = milepost(cluster, "slurm", "script", *options, *module(), "--", *command(run))
     (place / "job.sh").write_text(script)
     assert "as on this cluster" in script or cluster.proctrack != "cgroup"
@@ -27,12 +33,16 @@ def generated(cluster: Cluster, place: Path) -> Outcome:
     assert told["step"] >= 2 * EVERY
     shown = cluster.show(number)
     assert (shown["TimeLimit"], shown["Requeue"], shown["Comment"]) == ("00:10:00", "1", "two")
+    data = place / "node/job/numbers"
+    assert data.read_text() == "1 2 3"
+    unpacked = data.stat().st_ctime_ns
     cluster.run("scancel", "--signal=USR1", number)
     run.finish()
     cluster.wait_for_state(number, "COMPLETED")
     told = json.loads(milepost(cluster, "slurm", "status", run.path, "--json"))
     assert (told["state"], told["job_state"], told["attempts"]) == ("complete", "COMPLETED", 2)
     assert told["lost_steps"] == 0
+    assert data.stat().st_ctime_ns == unpacked, "what is on the node is left there"
     return run.check(attempts=2)
 
 

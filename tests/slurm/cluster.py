@@ -242,8 +242,9 @@ class Cluster:
                 end(process)
             (self.folder / f"run/{name}.pid").unlink(missing_ok=True)
         mine = f"SLURM_CONF={self.environment['SLURM_CONF']}"
-        for one in processes():
-            if mine in one.environment:
+        for one in processes():  # of jobs, and what keeps them: not of a shell in which somebody tries things by hand
+            of_job = any(line.startswith("SLURM_JOB_ID=") for line in one.environment)
+            if mine in one.environment and (of_job or one.command.startswith("slurm")):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(one.number, signal.SIGKILL)
 

@@ -238,8 +238,6 @@ def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:
     if found["checkpoint"] is not None:
         saved, ago = words.moment(found["saved"])
         checkpoint = f"{found['checkpoint']}, {saved} ({ago})"
-    if found["on_node"] is not None:
-        checkpoint += f"; {words.on_node(**found['on_node'])}"
     lost = words.count(found["lost_steps"], "step")
     if found["lost_steps"]:
         lost += f", about {words.duration(found['lost_seconds'])}"
@@ -247,6 +245,7 @@ def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("run", f"{found['place']}: {found['state']}, {words.count(found['attempts'], 'attempt')}"),
         ("job", job),
         ("last good", checkpoint),
+        *([("on a node", words.on_node(**found["on_node"]))] if found["on_node"] is not None else []),
         ("lost so far", lost),
         ("time left", "not known" if left is None else words.duration(left)),
     ]
