@@ -69,7 +69,7 @@ def test_ls_as_json(cli: Any, branched: RunFolder, make_run: Make, tmp_path: Pat
     (run,) = cli("ls", branched.where, "--json").json["runs"]
     assert list(run) == [
         "place", "run", "created", "best_by", "step", "count", "bytes_on_disk", "attempts", "state", "owner",
-        "heartbeat_seconds", "problem", "checkpoints",
+        "heartbeat_seconds", "on_node", "problem", "checkpoints",
     ]  # fmt: skip
     assert run["best_by"] == {"metric": "val_loss", "mode": "min"}
     assert (run["step"], run["count"], run["attempts"], run["state"]) == (350, 6, 2, "stopped")

@@ -63,7 +63,7 @@ def test_version(cli: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [*COMMANDS, "doctor", "slurm script", "slurm submit", "slurm status", "slurm stage"]
+    "command", [*COMMANDS, "doctor", "slurm script", "slurm submit", "slurm status", "slurm stage", "slurm notebook"]
 )
 def test_each_help_has_examples_and_the_keys_of_its_json(cli: Any, command: str) -> None:
     shown = help_of(*command.split())

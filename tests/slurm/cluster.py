@@ -19,10 +19,12 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged")
@@ -73,11 +75,13 @@ PartitionName=batch Nodes=node1 Default=YES MaxTime=INFINITE PriorityTier=10 Sta
 PartitionName=fragile Nodes=node[2-3] MaxTime=INFINITE PriorityTier=10 State=UP
 PartitionName=frail Nodes=node[4-5] MaxTime=INFINITE PriorityTier=10 State=UP
 PartitionName=low Nodes=node6 MaxTime=INFINITE PriorityTier=10 PreemptMode=REQUEUE State=UP
+PartitionName=lone Nodes=node7 MaxTime=INFINITE PriorityTier=10 State=UP
 PartitionName=urgent Nodes=node6 MaxTime=INFINITE PriorityTier=100 PreemptMode=OFF State=UP
 """
 LOCK = Path(tempfile.gettempdir(), "milepost-slurm.lock")
+"""Held while a cluster runs on this machine; says in which folder, for the next to end what was left behind."""
 
-NODES = 6
+NODES = 7
 CPUS = 16
 """Of each node, as far as Slurm knows: jobs that mostly sleep may share the real ones."""
 CGROUP = "CgroupPlugin=cgroup/v1\nCgroupMountpoint=/sys/fs/cgroup\nConstrainRAMSpace=no\nConstrainCores=no\n"
@@ -88,7 +92,7 @@ class ClusterError(Exception):
 
 
 class Cluster:
-    """Nodes node1 to node6; partitions batch, fragile and frail (two nodes each, to be killed), low, and urgent,
+    """Nodes node1 to node7; partitions batch, fragile and frail (two nodes each, to be killed), lone (one), low, and urgent,
     which preempts low.
 
     Args:
@@ -128,14 +132,30 @@ class Cluster:
         """The state of a job, such as "RUNNING"."""
         return self.show(job)["JobState"]
 
+    def wait_for_state(self, job: str, state: str, seconds: float = PATIENCE) -> None:
+        """Until a job is in `state`.
+
+        Raises:
+            AssertionError: it is not after so many seconds.
+        """
+        for _ in waiting(seconds):
+            if self.state(job) == state:
+                return
+        raise AssertionError(f"job {job} is {self.state(job)}, not {state}")
+
     # -- life --------------------------------------------------------------------------------------------------------
 
     def __enter__(self) -> Cluster:
         install()
         # One at a time on a machine: Slurm's control groups go by the names of the nodes.
-        self._lock = LOCK.open("w")
+        self._lock = LOCK.open("a+")
         fcntl.flock(self._lock, fcntl.LOCK_EX)
-        self.stop()
+        self._lock.seek(0)
+        for left in {self.folder, Path(self._lock.read() or self.folder)}:  # by one that was killed
+            Cluster(left).stop()
+        self._lock.truncate(0)
+        self._lock.write(str(self.folder))
+        self._lock.flush()
         shutil.rmtree(self.folder, ignore_errors=True)
         for name in ("run", "log", "state", "spool", "munge"):
             (self.folder / name).mkdir(parents=True)
@@ -208,26 +228,52 @@ class Cluster:
         return int(path.read_text()) if path.exists() and path.read_text().strip() else None
 
     def stop(self) -> None:
-        """End its jobs, then its daemons; munged last, since the others talk through it."""
+        """End its jobs, its daemons (munged last, since the others talk through it), and all that jobs left behind."""
         if not (self.folder / "run").exists():
             return
         with contextlib.suppress(ClusterError, subprocess.TimeoutExpired):
             self.run("scancel", "-f", f"--user={pwd.getpwuid(os.getuid()).pw_name}", check=False)
-            for _ in waiting(10):
+            for _ in waiting(5, stoppable=False):
                 if not self.run("squeue", "-h", check=False):
                     break
         for name in (*(f"slurmd.node{number}" for number in range(1, NODES + 1)), "slurmctld", "munged"):
             process = self.daemon(name)
-            if process is None:
-                continue
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process, signal.SIGTERM)
-                for _ in waiting(10):
-                    if not alive(process):
-                        break
-                else:
-                    os.kill(process, signal.SIGKILL)
+            if process is not None:
+                end(process)
             (self.folder / f"run/{name}.pid").unlink(missing_ok=True)
+        mine = f"SLURM_CONF={self.environment['SLURM_CONF']}"
+        for one in processes():  # of jobs, and what keeps them: not of a shell in which somebody tries things by hand
+            of_job = any(line.startswith("SLURM_JOB_ID=") for line in one.environment)
+            if mine in one.environment and (of_job or one.command.startswith("slurm")):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(one.number, signal.SIGKILL)
+
+
+class Process(NamedTuple):
+    """A process of this machine: its number, its command line, and its environment as lines."""
+
+    number: int
+    command: str
+    environment: list[str]
+
+
+def processes() -> Iterator[Process]:
+    """All that can be looked at."""
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it ended just now
+            command = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            environment = (path / "environ").read_bytes().decode(errors="replace").split("\0")
+            yield Process(int(path.name), command, environment)
+
+
+def end(process: int) -> None:
+    """End a daemon: kindly, then not."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process, signal.SIGTERM)
+        for _ in waiting(10, stoppable=False):
+            if not alive(process):
+                return
+        os.kill(process, signal.SIGKILL)
 
 
 def install() -> None:
@@ -267,10 +313,24 @@ def free_ports(count: int) -> Iterator[int]:
             yield taken.getsockname()[1]
 
 
-def waiting(seconds: float, pause: float = 0.1) -> Iterator[None]:
-    """Turns of a loop that waits for something; ends when time is up."""
+STOP = threading.Event()
+"""Set when everything that waits is to give up."""
+
+
+class Interrupted(Exception):  # noqa: N818 - not an error
+    """`STOP` was set."""
+
+
+def waiting(seconds: float, pause: float = 0.1, *, stoppable: bool = True) -> Iterator[None]:
+    """Turns of a loop that waits for something; ends when time is up.
+
+    Raises:
+        Interrupted: `STOP` was set, and it is not for cleaning up.
+    """
     end = time.monotonic() + seconds
     while time.monotonic() < end:
+        if stoppable and STOP.is_set():
+            raise Interrupted
         yield
         time.sleep(pause)
 

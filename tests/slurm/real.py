@@ -4,45 +4,79 @@ Each scenario submits a training job and ends it before its time, until it is th
 of the same training in peace, so must be the loss of every step, also of those that were done twice; and no more steps may
 have been done twice than the scenario allows: none where a warning came, at most one save interval elsewhere.
 
-The scenarios are in `scenarios.py`. Those without a time limit of a minute in them are the short ones (``--short``).
+Those without a time limit of a minute in them are the short ones (``--short``).
 """
 
 from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 import traceback
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from types import FrameType
 
-from cluster import Cluster, ClusterError
-from scenarios import SCENARIOS, Outcome, Scenario, reference
+import by_command
+import by_failure
+import by_limit
+import by_signal
+from cluster import STOP, Cluster, ClusterError, Interrupted
+from playing import Outcome, Scenario
 
-AT_ONCE = 6
+SCENARIOS: dict[str, Scenario] = {
+    **by_limit.SCENARIOS,
+    **by_failure.SCENARIOS,
+    **by_signal.SCENARIOS,
+    **by_command.SCENARIOS,
+}
+AT_ONCE = 12
+"""Jobs mostly sleep, and so does whoever waits for them."""
+TELLING = threading.Lock()
 
 
-def carry_out(cluster: Cluster, folder: Path, name: str, scenario: Scenario) -> tuple[str, Outcome | None, float]:
-    """One scenario; None for the outcome if it failed, which has been told then."""
+def carry_out(cluster: Cluster, folder: Path, name: str, scenario: Scenario) -> Outcome | None:
+    """One scenario, and a line about it; None if it failed."""
     began = time.monotonic()
     place = folder / name
     place.mkdir()
     try:
-        return name, scenario.play(cluster, place), time.monotonic() - began
+        outcome = scenario.play(cluster, place)
+    except Interrupted:
+        return None
     except Exception as problem:
         with TELLING:
             print(f"\n{name} FAILED: {problem}", flush=True)
             traceback.print_exc()
             for path in sorted(place.glob("*.out")):
                 print(f"--- {path.name}\n{path.read_text()[-3000:]}", flush=True)
-        return name, None, time.monotonic() - began
+        return None
+    with TELLING:
+        print(f"{name:14} {time.monotonic() - began:5.0f} s  {outcome}  {scenario.what}", flush=True)
+    return outcome
 
 
-TELLING = threading.Lock()
+def play(cluster: Cluster, folder: Path, chosen: Mapping[str, Scenario]) -> list[Outcome | None]:
+    """All of them, several at once."""
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        futures = [pool.submit(carry_out, cluster, folder, name, scenario) for name, scenario in chosen.items()]
+        try:
+            return [future.result() for future in as_completed(futures)]
+        except BaseException:
+            STOP.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def interrupted(number: int, frame: FrameType | None) -> None:
+    """End as by Ctrl-C: nothing is left running."""
+    raise KeyboardInterrupt
 
 
 def main() -> int:
@@ -56,40 +90,32 @@ def main() -> int:
     chosen = {name: SCENARIOS[name] for name in args.names or SCENARIOS}
     if args.short:
         chosen = {name: scenario for name, scenario in chosen.items() if scenario.short}
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupted)
     folder = Path(tempfile.mkdtemp(prefix="milepost-slurm-"))
     folder.chmod(0o755)
     began = time.monotonic()
     try:
         with Cluster(folder / "cluster", args.proctrack) as cluster:
             print(f"Slurm runs after {time.monotonic() - began:.1f} s (proctrack/{cluster.proctrack})", flush=True)
-            reference(folder)
-            with ThreadPoolExecutor(AT_ONCE) as pool:
-                done = [pool.submit(carry_out, cluster, folder, name, scenario) for name, scenario in chosen.items()]
-                results = []
-                for future in done:
-                    name, outcome, seconds = future.result()
-                    results.append(outcome)
-                    if outcome is not None:
-                        print(f"{name:14} {seconds:5.0f} s  {outcome}  {chosen[name].what}", flush=True)
-    except ClusterError as problem:
+            results = play(cluster, folder, chosen)
+    except (ClusterError, subprocess.CalledProcessError) as problem:
         print(f"no Slurm here: {problem}", file=sys.stderr)
         return 0 if args.if_possible else 1
-    except subprocess.CalledProcessError as problem:
-        print(f"no Slurm here: {problem}", file=sys.stderr)
-        return 0 if args.if_possible else 1
+    except KeyboardInterrupt:
+        print("interrupted; nothing is left running", file=sys.stderr)
+        return 130
     finally:
         if args.keep:
             print(f"files are in {folder}")
         else:
             shutil.rmtree(folder, ignore_errors=True)
-    failed = sum(outcome is None for outcome in results)
-    attempts = sum(outcome.attempts for outcome in results if outcome is not None)
-    lost = sum(outcome.lost for outcome in results if outcome is not None)
+    done = [outcome for outcome in results if outcome is not None]
     print(
-        f"{len(results) - failed} of {len(results)} scenarios as they should be: {attempts} attempts, "
-        f"{lost} steps done twice, in {time.monotonic() - began:.0f} s"
+        f"{len(done)} of {len(results)} scenarios as they should be: {sum(one.attempts for one in done)} attempts, "
+        f"{sum(one.lost for one in done)} steps done twice, in {time.monotonic() - began:.0f} s"
     )
-    return 1 if failed else 0
+    return 0 if len(done) == len(results) else 1
 
 
 if __name__ == "__main__":

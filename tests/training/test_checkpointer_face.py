@@ -18,7 +18,8 @@ CHECKPOINTER = """
 Checkpointer(directory: 'str | os.PathLike[str]', *, every: 'Policy | Callable[[Progress], bool] | None' = None, \
 keep: 'Keep | None' = None, resume: 'str' = 'latest', state: 'Mapping[str, Any] | None' = None, \
 override: 'Mapping[str, Any] | None' = None, stage: "Literal['overlap', 'copy']" = 'overlap', \
-max_memory: 'int | None' = None, on_error: "Literal['warn', 'raise']" = 'warn', on_busy: "Literal['wait', 'skip']" = 'wait', \
+max_memory: 'int | None' = None, stage_dir: 'str | os.PathLike[str] | None' = None, drain_bandwidth: 'float | None' = None, \
+on_error: "Literal['warn', 'raise']" = 'warn', on_busy: "Literal['wait', 'skip']" = 'wait', \
 on_mismatch: "Literal['warn', 'stop']" = 'warn', \
 signals: 'Sequence[int]' = (<Signals.SIGTERM: 15>, <Signals.SIGUSR1: 10>, <Signals.SIGUSR2: 12>), \
 time_limit: 'float | str | None' = None, requeue: "Literal['auto', 'never']" = 'auto', max_requeues: 'int | None' = None, \

@@ -58,11 +58,12 @@ def ls(
     JSON:
 
         runs: [{place, run, created, best_by: {metric, mode}, step, count, bytes_on_disk,
-                attempts, state, owner: {host, pid, ...}, heartbeat_seconds, problem,
+                attempts, state, owner: {host, pid, ...}, heartbeat_seconds, on_node, problem,
                 checkpoints: [{folder, step, attempt, epoch, batch, phase, time, metrics,
                                metrics_left_out, tensors, bytes, new_bytes, good, why_not_good,
                                branch, latest, best, tags, symptoms, problem}]}]
         checkpoints is null for runs that were found below a folder
+        on_node: {host, path, step} of what is newer and on the disk of a node alone, else null
         branch: current, abandoned, superseded, foreign (of another run) or unreadable
         state: running, complete, stopped, closed, failed, died or new
         others: [{place, checkpoints: [{where, format, step, time, bytes, tensors, holds,
@@ -150,6 +151,9 @@ def _say_checkpoints(place: str, listing: Listing) -> None:
         Column("STATE", least=10), Column("MARKS", least=20),
     ]  # fmt: skip
     say_table(columns, [_cells(row, list(metrics)) for row in listing.rows])
+    if listing.on_node is not None:
+        node = listing.on_node
+        say(words.on_node(node.step, node.host, node.path))
     for problem in listing.problems:
         note(f"warning: {_one_line(problem)}")
 
@@ -197,7 +201,7 @@ def _run_json(place: str, found: Listing | MilepostError, *, detailed: bool) -> 
 
     if isinstance(found, MilepostError):
         keys = ["run", "created", "best_by", "step", "count", "bytes_on_disk", "attempts", "state", "owner"]
-        unknown = dict.fromkeys([*keys, "heartbeat_seconds"])
+        unknown = dict.fromkeys([*keys, "heartbeat_seconds", "on_node"])
         return {"place": place, **unknown, "problem": as_json(found), "checkpoints": None}
     info, life = found.run.info, found.life
     return {
@@ -212,6 +216,7 @@ def _run_json(place: str, found: Listing | MilepostError, *, detailed: bool) -> 
         "state": life.state,
         "owner": msgspec.to_builtins(life.owner),
         "heartbeat_seconds": life.heartbeat,
+        "on_node": msgspec.to_builtins(found.on_node),
         "problem": as_json(found.problems[0]) if found.problems else None,
         "checkpoints": [_row_json(row) for row in found.rows] if detailed else None,
     }

@@ -81,7 +81,7 @@ _COMMANDS = {
     "Run on a cluster": ["doctor", "slurm"],
 }
 """Each in the module of its name."""
-_SLURM = ["script", "submit", "status", "stage"]
+_SLURM = ["script", "submit", "status", "stage", "notebook"]
 
 
 def _build(wanted: str | None) -> Any:

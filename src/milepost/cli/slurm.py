@@ -14,7 +14,9 @@ from milepost.errors import ScriptError
 
 
 def script(
-    command: Annotated[list[str], typer.Argument(metavar="-- COMMAND...", help="The training command.")],
+    command: Annotated[
+        list[str] | None, typer.Argument(metavar="[-- COMMAND...]", help="The training command.")
+    ] = None,
     time: Annotated[str, typer.Option(help='Limit of one job: "4h", "1d12h", or as Slurm writes it.')] = "4h",
     warning: Annotated[int, typer.Option(help="Seconds before the limit at which Slurm sends the signal.")] = 120,
     signal: Annotated[str, typer.Option(help="Which signal.")] = "USR1",
@@ -35,6 +37,17 @@ def script(
     stage_data: Annotated[
         str | None, typer.Option(metavar="SRC", help="Data to bring to the node first; its path is $DATA_DIR then.")
     ] = None,
+    notebook: Annotated[
+        str | None, typer.Option(metavar="FILE", help="A notebook to run without a person, in place of a command.")
+    ] = None,
+    jupyterlab: Annotated[
+        bool,
+        typer.Option("--jupyterlab", help="JupyterLab in place of a command; the output file says how to get there."),
+    ] = False,
+    proxy: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="The site's proxy for it, with {host} and {port}; else a tunnel by ssh."),
+    ] = None,
     as_json: Json = False,
 ) -> int:
     """Write a job script that the run survives in.
@@ -47,6 +60,8 @@ def script(
         milepost slurm script --time 4h -- python train.py --run runs/mnist
         milepost slurm script --sbatch partition=gpu --sbatch gpus=1 -- python train.py > job.sh
         milepost slurm script --array 0-9 -- python train.py --run 'runs/$SLURM_ARRAY_TASK_ID'
+        milepost slurm script --notebook train.ipynb
+        milepost slurm script --jupyterlab --time 8h
 
     JSON:
 
@@ -64,8 +79,10 @@ def script(
             raise ScriptError("--sbatch is NAME=VALUE", found=safe(one))
         options[name] = value
     site = site_or_none()
+    if notebook is not None and command:
+        raise ScriptError("there is a command and a notebook", found=safe(notebook))
     wanted = Wanted(
-        command,
+        ["milepost", "slurm", "notebook", notebook] if notebook is not None else command or [],
         time,
         warning,
         signal,
@@ -75,6 +92,8 @@ def script(
         module or (),
         shlex.split(container or ""),
         stage_data,
+        jupyterlab,
+        proxy,
     )
     text = write(wanted, site)
     if as_json:
@@ -144,6 +163,42 @@ def stage(
     return 0
 
 
+def notebook(
+    file: Annotated[str, typer.Argument(metavar="NOTEBOOK", help="What to run.")],
+    output: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Where it goes with its outputs; else NOTEBOOK.out.ipynb.")
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """Run a notebook from its first cell to its last, without a person.
+
+    Signals that Slurm sends are handed on to the kernel, so that a run in it saves, stops, and puts its job back into
+    the queue as a script does.
+
+    Exit code 75 if it was stopped so, 1 if a cell failed.
+
+    For example:
+
+        milepost slurm notebook train.ipynb
+        milepost slurm script --notebook train.ipynb > job.sh
+
+    JSON:
+
+        output: where it is with its outputs
+        code: the exit code
+    """
+    from pathlib import Path
+
+    from milepost.slurm.notebook import execute
+
+    path = Path(file)
+    out = Path(output) if output is not None else path.with_suffix(".out.ipynb")
+    code = execute(path, out)
+    if as_json:
+        document({"output": str(out), "code": code})
+    return code
+
+
 def status(run: RunArgument, as_json: Json = False) -> int:
     """Show how a run in Slurm jobs is doing.
 
@@ -158,6 +213,7 @@ def status(run: RunArgument, as_json: Json = False) -> int:
 
         place, state, job, restarts, host, job_state, reason, seconds_left,
         checkpoint, step, saved, attempts, lost_steps, lost_seconds
+        on_node: {host, path, step} of what is newer and on the disk of a node alone, else null
         job_state, reason and seconds_left are null where Slurm does not say
     """
     from milepost.cli.slurm_status import status_of
@@ -189,6 +245,7 @@ def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("run", f"{found['place']}: {found['state']}, {words.count(found['attempts'], 'attempt')}"),
         ("job", job),
         ("last good", checkpoint),
+        *([("on a node", words.on_node(**found["on_node"]))] if found["on_node"] is not None else []),
         ("lost so far", lost),
         ("time left", "not known" if left is None else words.duration(left)),
     ]

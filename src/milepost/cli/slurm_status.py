@@ -6,12 +6,14 @@ import time
 from datetime import datetime
 from typing import Any, NamedTuple
 
+import msgspec
+
 from milepost.errors import SlurmError
 from milepost.folder import names
 from milepost.folder.attempts import Record
 from milepost.folder.lineage import of_run, read_records
 from milepost.folder.run import RunFolder
-from milepost.ops.listing import life_of
+from milepost.ops.listing import life_of, only_on_node
 from milepost.ops.refs import open_run, wording
 from milepost.slurm.end_time import ask_end
 from milepost.slurm.job import Job, Reach
@@ -38,6 +40,7 @@ def status_of(place: str) -> dict[str, Any]:
         life = life_of(run)
         line = of_run(run)
         lost = lost_work(run, records)
+        on_node = only_on_node(run, line)
     newest = records[max(records)] if records else None
     owner = newest.owner if newest is not None else None
     good = next((one for one in line if one.summary is not None and one.summary.good), None)
@@ -51,6 +54,7 @@ def status_of(place: str) -> dict[str, Any]:
         "checkpoint": good.folder if good else None,
         "step": good.step if good else None,
         "saved": good.summary.time if good and good.summary else None,
+        "on_node": msgspec.to_builtins(on_node),
         "attempts": life.attempts,
         "lost_steps": lost.steps,
         "lost_seconds": lost.seconds,

@@ -56,6 +56,16 @@ def duration(seconds: float) -> str:
     return f"{seconds / 86_400:.0f} d"
 
 
+def on_node(step: int, host: str, path: str) -> str:
+    """What is not in the run directory yet.
+
+    Example:
+        >>> on_node(400, "node7", "/tmp/milepost-3f2a/2")
+        'step 400 is on the disk of node7 alone: /tmp/milepost-3f2a/2'
+    """
+    return safe(f"step {step:,} is on the disk of {host} alone: {path}")
+
+
 def moment(stamp: str, now: float | None = None) -> tuple[str, str]:
     """An ISO 8601 time as local time, and how long ago it was; of anything else the safe text, and nothing.
 

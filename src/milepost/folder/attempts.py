@@ -65,11 +65,20 @@ class Owner(msgspec.Struct, omit_defaults=True, frozen=True):
         )
 
 
+class OnNode(msgspec.Struct, frozen=True):
+    """The newest checkpoint that an attempt wrote to the disk of its node: which host, which folder."""
+
+    host: str
+    path: str
+    step: int
+
+
 class Record(msgspec.Struct, omit_defaults=True):
     """``attempts/N.json``. `branch` is the REF that opened this branch; a later attempt that names the same REF continues it.
 
     `ended` says how: "complete", "stopped" (by a signal), "closed", "failed". `step` is where
-    it ended, `limits` are the lengths the loops were asked for.
+    it ended, `limits` are the lengths the loops were asked for. `id` is random: numbers come again when somebody puts an
+    older copy of the run directory back.
     """
 
     number: int
@@ -82,6 +91,8 @@ class Record(msgspec.Struct, omit_defaults=True):
     limits: dict[str, int] = {}
     overrides: dict[str, Any] = {}
     written_by: dict[str, Any] = {}
+    on_node: OnNode | None = None
+    id: str = ""
 
 
 class Attempt:
@@ -173,7 +184,7 @@ def claim(run: Storage, *, takeover: bool = False) -> Attempt:
         lock.release()
         raise
     started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    return Attempt(run, Record(number, owner, started), lock)
+    return Attempt(run, Record(number, owner, started, id=secrets.token_hex(8)), lock)
 
 
 def _sweep(run: Storage, now: float) -> None:

@@ -211,7 +211,7 @@ class Checkpoint(TensorSource):
         file: str,
         room: memoryview,
         place: Callable[[str, Span], memoryview | None] | None = None,
-        on_block: Callable[[int], None] | None = None,
+        on_block: Callable[[int, memoryview], None] | None = None,
     ) -> None:
         """Read all of `file` and check its header and every entry against the manifest.
 
@@ -220,7 +220,7 @@ class Checkpoint(TensorSource):
             room: page-aligned memory of `READ_ROOM` bytes, however large the file.
             place: says where the bytes of an entry (its key, where it is in the file) go; None for nowhere. Not to be used before
                 this returns.
-            on_block: told the number of bytes after each block read.
+            on_block: handed the offset and the bytes of each block, which are not checked yet.
 
         Raises:
             DamagedError: anything differs.
@@ -248,7 +248,7 @@ class Checkpoint(TensorSource):
                     if out is not None:
                         out[at - begin : at - begin + len(piece)] = piece
             if on_block is not None:
-                on_block(len(block))
+                on_block(start, block)
         digests = {key: checker.digest() for key, checker in zip(in_order, checkers, strict=True)}
         if wrong := [shard for key, (_, shard) in shards.items() if digests[key] != shard.digest]:
             raise changed(wrong, where)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
 import msgspec
 
 from milepost.core.manifest import FORMAT, Manifest, Shard, Summary, encode, plain_metrics
 from milepost.core.manifest import File as FileRecord
 from milepost.core.manifest import Tensor as TensorRecord
-from milepost.errors import RunFenced
+from milepost.errors import MilepostError, RunFenced
 from milepost.folder import names
-from milepost.folder.attempts import Attempt
+from milepost.folder.checkpoint import Checkpoint
+from milepost.folder.copying import copy_checkpoint
 from milepost.folder.fencing import clear, exists
 from milepost.folder.lineage import of_run
 from milepost.folder.retention import Keep, best_of, components, decide, remove
@@ -21,9 +23,22 @@ from milepost.folder.run import Listed, RunFolder
 from milepost.folder.sharing import Base
 from milepost.folder.snapshot import Snapshot
 from milepost.folder.tags import read_tags
-from milepost.folder.writer import ItemWriter
+from milepost.folder.writer import ItemWriter, write_read_only
 
 _CANNOT_EXCHANGE = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM})
+
+
+class Hold(Protocol):
+    """A process's hold on a run: see `milepost.folder.attempts.Attempt`."""
+
+    work: str
+
+    @property
+    def number(self) -> int:
+        """Of the attempt."""
+
+    def fenced(self) -> bool:
+        """Whether a newer attempt has taken the work folder away."""
 
 
 class Committer:
@@ -36,7 +51,7 @@ class Committer:
         base: the checkpoint this attempt restored and verified, if any: the first save may link to it.
     """
 
-    def __init__(self, run: RunFolder, attempt: Attempt, keep: Keep, base: Base | None = None) -> None:
+    def __init__(self, run: RunFolder, attempt: Hold, keep: Keep, base: Base | None = None) -> None:
         self._run, self._attempt, self._keep = run, attempt, keep
         self._base = base
         self._items = ItemWriter(run.storage)
@@ -57,31 +72,54 @@ class Committer:
             OSError: the storage refused; nothing became visible, and what was written is removed.
             TornSnapshot: the snapshot never became complete; likewise.
         """
+        return self._make(snapshot.position.step, lambda draft: self._write(draft, snapshot))
+
+    def bring(self, source: Checkpoint, on_bytes: Callable[[int], None] = lambda nbytes: None) -> Listed:
+        """Copy a checkpoint that is whole elsewhere, and make it visible, in the same order of writes.
+
+        Args:
+            source: the checkpoint; its attempt may be an earlier one.
+            on_bytes: see `copy_checkpoint`.
+
+        Raises:
+            RunFenced, OSError: as for `commit`.
+            DamagedError, StorageError: the source is not what was saved, or cannot be read.
+        """
+
+        def copy(draft: str) -> Manifest:
+            base = self._base if self._may_share() else None
+            copy_checkpoint(source, self._run.storage, draft, base, on_bytes)
+            return source.manifest
+
+        return self._make(source.manifest.summary.step, copy)
+
+    def _make(self, step: int, write: Callable[[str], Manifest]) -> Listed:
         storage, attempt = self._run.storage, self._attempt
-        final = names.step_folder(snapshot.position.step)
+        final = names.step_folder(step)
         draft = f"{attempt.work}/{final}"
         try:
             self._clear()  # what a save that failed has left
             storage.make_folder(draft)
-            manifest = self._write(draft, snapshot)
+            manifest = write(draft)
             storage.sync_dir(draft)
-            self._publish(draft, final, snapshot.position.step)
+            self._publish(draft, final, step)
             storage.sync_dir()
             self._clear()  # what this one has replaced
-        except FileNotFoundError as error:
+        except (FileNotFoundError, MilepostError) as error:
             if attempt.fenced():
                 raise RunFenced(
                     "a newer attempt has taken over this run; this one must stop",
                     where=self._run.where,
                     hint="nothing to do: the newer attempt continues the run",
                 ) from error
+            self._clear()
             raise
         except BaseException:
             if not attempt.fenced():
                 self._clear()
             raise
         self._base = Base(final, manifest)
-        return Listed(final, snapshot.position.step, manifest.summary)
+        return Listed(final, step, manifest.summary)
 
     def _write(self, draft: str, snapshot: Snapshot) -> Manifest:
         base = self._base if self._may_share() else None
@@ -114,14 +152,7 @@ class Committer:
             why_not_good=why_not,
         )
         manifest = Manifest(summary, dict(snapshot.items), tensors, files, dict(snapshot.written_by))
-        data = encode(manifest)
-        writer = self._run.storage.create(f"{draft}/{names.MANIFEST}", len(data))
-        try:
-            writer.write(data, 0)
-            writer.finish(len(data))
-        except BaseException:
-            writer.abort()
-            raise
+        write_read_only(self._run.storage, f"{draft}/{names.MANIFEST}", encode(manifest))
         return manifest
 
     def _may_share(self) -> bool:

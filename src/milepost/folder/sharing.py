@@ -1,13 +1,15 @@
-"""Which bytes of an item are already in a file of an earlier checkpoint, and which files are worth linking to."""
+"""Which bytes of an item are already in a file of an earlier checkpoint, which files are worth linking to, and the link."""
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from milepost.core.layout import Entry
 from milepost.core.manifest import Manifest, Shard
+from milepost.storage.base import Storage
 
 MOST_PARTS = 8
 """Files an item may be spread over before it is written anew: bounds what a reader must open."""
@@ -69,3 +71,19 @@ def _unchanged(manifest: Manifest, path: str, entry: Entry, digest: str) -> Shar
         and shard.offset is None
     )
     return shard if same and shard.file in manifest.files else None
+
+
+def try_link(run: Storage, source: str, target: str, size: int) -> bool:
+    """Link a file; False where the file system will not, or where the file is not what it was: then it is written."""
+    try:
+        run.link(source, target)
+    except OSError:
+        # ENOENT (pruned), EMLINK, EXDEV, EPERM, ...: writing the bytes is larger, never wrong. Over a network a link may have been
+        # made and its answer lost.
+        with contextlib.suppress(FileNotFoundError):
+            run.remove(target)
+        return False
+    if run.stat(target).size == size:
+        return True
+    run.remove(target)
+    return False

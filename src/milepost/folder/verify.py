@@ -31,8 +31,13 @@ def verify_fully(checkpoint: Checkpoint, on_block: Callable[[int], None] | None 
     after each block."""
     files = checkpoint.manifest.files
     room = Pages(READ_ROOM).view
+
+    def count(start: int, block: memoryview) -> None:
+        if on_block is not None:
+            on_block(len(block))
+
     found = [
-        Finding(name, file.size, _problem(checkpoint.read_file, name, room, None, on_block))
+        Finding(name, file.size, _problem(checkpoint.read_file, name, room, None, count))
         for name, file in files.items()
     ]
     return found + _strangers(checkpoint)

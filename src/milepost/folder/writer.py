@@ -7,7 +7,6 @@ is written. Writing starts while the image is still being staged, unless the las
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -15,7 +14,7 @@ from milepost.core.digest import Checker, file_digest
 from milepost.core.layout import Entry, Layout, overlaps, plan
 from milepost.core.manifest import File, Shard
 from milepost.folder import names
-from milepost.folder.sharing import Base, Reuse, reuse
+from milepost.folder.sharing import Base, Reuse, reuse, try_link
 from milepost.folder.snapshot import IO_BLOCK, StagedFile
 from milepost.folder.worker import Task, Worker
 from milepost.storage.base import BLOCK, Storage
@@ -99,7 +98,7 @@ class ItemWriter:
             old = base.manifest.files[source]
             current = source == whole and old.digest == as_written
             target = whole if current else names.part(stem, len(files))
-            if not self._try_link(f"{base.folder}/{source}", f"{folder}/{target}", old.size):
+            if not try_link(self._run, f"{base.folder}/{source}", f"{folder}/{target}", old.size):
                 for name in files:
                     self._run.remove(f"{folder}/{name}")
                 return None
@@ -122,21 +121,6 @@ class ItemWriter:
             written = layout.size
         return Written(files, {path: shards[path] for path in file.paths}, written)
 
-    def _try_link(self, source: str, target: str, size: int) -> bool:
-        """Link a file; False where the file system will not, or where the file is not what it was: then it is written."""
-        try:
-            self._run.link(source, target)
-        except OSError:
-            # ENOENT (pruned), EMLINK, EXDEV, EPERM, ...: writing the bytes is larger, never wrong. Over a network a link may have
-            # been made and its answer lost.
-            with contextlib.suppress(FileNotFoundError):
-                self._run.remove(target)
-            return False
-        if self._run.stat(target).size == size:
-            return True
-        self._run.remove(target)
-        return False
-
     def _write_image(self, path: str, layout: Layout, blocks: Iterator[tuple[int, memoryview]]) -> None:
         writer = self._run.create(path, layout.size)
         pending: Task[None] | None = None
@@ -153,6 +137,17 @@ class ItemWriter:
                 pending.wait()  # the block in flight must not outlive the file
             writer.abort()
             raise
+
+
+def write_read_only(run: Storage, path: str, data: bytes) -> None:
+    """Write a small file that nobody is to change, synced."""
+    writer = run.create(path, len(data))
+    try:
+        writer.write(data, 0)
+        writer.finish(len(data))
+    except BaseException:
+        writer.abort()
+        raise
 
 
 def _mostly_changes(layout: Layout, found: Reuse) -> bool:

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from milepost.errors import DamagedError, FormatError, MilepostError, NotFoundError
 from milepost.folder import names
-from milepost.folder.attempts import Owner, alive, attempt_numbers, read_record
+from milepost.folder.attempts import OnNode, Owner, alive, attempt_numbers, read_record
 from milepost.folder.lineage import lineage, newest_attempt, read_records
 from milepost.folder.retention import best_of
 from milepost.folder.run import Listed, RunFolder
@@ -53,6 +53,8 @@ class Listing(NamedTuple):
     nbytes: int
     life: Life
     problems: list[MilepostError]
+    on_node: OnNode | None = None
+    """What is on the disk of a node alone: see `only_on_node`."""
 
     @property
     def step(self) -> int | None:
@@ -84,7 +86,7 @@ def list_run(run: RunFolder) -> Listing:
     for one, first in zip(checkpoints, symptoms, strict=True):
         marks = tagged.get((one.summary.attempt, one.step), []) if one.summary and not one.foreign else []
         rows.append(Row(one, _branch(one, in_line), one in line[:1], one is best, tuple(marks), first))
-    return Listing(run, rows, nbytes, life, problems)
+    return Listing(run, rows, nbytes, life, problems, only_on_node(run, line))
 
 
 def check_values(listing: Listing, on_block: Callable[[str, int], None] = lambda path, nbytes: None) -> Listing:
@@ -135,6 +137,15 @@ def life_of(run: RunFolder) -> Life:
         if record is not None:  # without one it ended before it did anything: it could not be opened, say
             return Life(len(numbers), record.ended or "died")
     return Life(len(numbers), "died")
+
+
+def only_on_node(run: RunFolder, line: Sequence[Listed]) -> OnNode | None:
+    """What the newest attempt last wrote to the disk of its node, if nothing as new is in the run directory; `line` is the lineage,
+    newest first."""
+    records = read_records(run)
+    found = records[max(records)].on_node if records else None
+    reached = max((one.step for one in line), default=0)
+    return found if found is not None and found.step > reached else None
 
 
 def disk_bytes(run: RunFolder, folders: Sequence[str]) -> int:

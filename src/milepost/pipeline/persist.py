@@ -6,8 +6,9 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from typing import Protocol
 
-from milepost.errors import MilepostError, SaveFailedError
+from milepost.errors import MilepostError, RunFenced, SaveFailedError
 from milepost.folder.commit import Committer
 from milepost.folder.run import Listed
 from milepost.folder.snapshot import Snapshot, TornSnapshot
@@ -34,15 +35,22 @@ class Pending:
         self._problem: BaseException | None = None
         self.asked = time.perf_counter()
         self.on_decided: Callable[[], None] = lambda: None
+        self.on_staged: Callable[[], None] = lambda: None
+        self.on_node: Listed | None = None
+        """With ``stage_dir=``, the checkpoint on the disk of this node, once it is whole there."""
+        self.held_back = 0.0
+        """Seconds for which it was held back, for the sake of ``drain_bandwidth=``."""
         self.seconds: float | None = None
-        """Time from asking to durable, once it is."""
+        """Time from asking to durable, once it is: what it took, not for what it was held back. None if a newer one was durable
+        in its place."""
 
     def done(self) -> bool:
         """Whether it is decided: durable, or failed."""
         return self._finished.is_set()
 
     def result(self, timeout: float | None = None) -> Listed:
-        """Wait until it is durable; returns the checkpoint.
+        """Wait until it is durable; returns the checkpoint. With ``stage_dir=`` that may be a newer one which overtook it on the
+        way to the run directory.
 
         Args:
             timeout: seconds to wait at most.
@@ -79,9 +87,29 @@ class Pending:
         """Decide it; the first decision stands."""
         if not self._finished.is_set():
             self._result, self._problem = result, problem
-            self.seconds = time.perf_counter() - self.asked
+            if result is None or result.step == self.step:
+                self.seconds = time.perf_counter() - self.asked - self.held_back
             self._finished.set()
             self.on_decided()
+
+
+class Onward(Protocol):
+    """What becomes of a checkpoint that was persisted on the disk of the node: see `milepost.pipeline.drain.Drain`."""
+
+    def withdraw(self, step: int) -> None:
+        """Step `step` is going to be written; nobody may read an earlier one of that name any more."""
+
+    def submit(self, listed: Listed, pending: Pending) -> None:
+        """It is whole; `pending` is to be decided."""
+
+    def tidy(self) -> None:
+        """Remove what nobody needs any more from the node's disk."""
+
+    def straight(self, snapshot: Snapshot) -> Listed:
+        """Write to the run directory at once, since the node's disk failed."""
+
+    def close(self) -> None:
+        """No more comes."""
 
 
 class Persister:
@@ -91,6 +119,7 @@ class Persister:
         committer: writes them.
         where: the run, for messages.
         on_warning: called from the thread with what went wrong beside the save (retention, say).
+        onward: if they are committed to the disk of the node: what takes them from there.
     """
 
     def __init__(
@@ -98,8 +127,10 @@ class Persister:
         committer: Committer,
         where: str,
         on_warning: Callable[[str], None],
+        onward: Onward | None = None,
     ) -> None:
         self._committer, self._where, self._warn = committer, where, on_warning
+        self._onward = onward
         self._jobs: queue.SimpleQueue[tuple[Snapshot, Pending] | None] = queue.SimpleQueue()
         self._idle = threading.Event()
         self._idle.set()
@@ -132,6 +163,8 @@ class Persister:
         if self._thread is not None and self._thread.is_alive():
             self._jobs.put(None)
             self._thread.join()
+        elif self._onward is not None:
+            self._onward.close()
         self._committer.close()
 
     def _end_with_main_thread(self) -> None:
@@ -143,45 +176,70 @@ class Persister:
         while (job := self._jobs.get()) is not None:
             snapshot, pending = job
             try:
-                committed, problem = self._persist(snapshot)
-                # Durable now: what follows may take as long as a tenth of the write, and nobody need wait for it.
-                pending.resolve(committed, problem)
-                if committed is not None:
-                    self._tidy(committed)
+                self._persist(snapshot, pending)
             finally:
                 del job, snapshot
                 self._idle.set()
+        if self._onward is not None:
+            self._onward.close()
 
-    def _persist(self, snapshot: Snapshot) -> tuple[Listed | None, BaseException | None]:
+    def _persist(self, snapshot: Snapshot, pending: Pending) -> None:
+        """Commit, tell, and then tidy up: that may take as long as a tenth of the write, and nobody need wait for it."""
+        step, onward = snapshot.position.step, self._onward
+        if onward is not None:
+            onward.withdraw(step)
+        committed, problem = durably(lambda: self._committer.commit(snapshot), step, self._where, self._stopping.wait)
+        if onward is None:
+            pending.resolve(committed, problem)
+            if committed is not None:
+                tidily(lambda: self._committer.tidy(committed), step, self._warn)
+            return
+        if committed is not None:
+            pending.on_node = committed
+            pending.on_staged()
+            onward.submit(committed, pending)
+        elif isinstance(problem, RunFenced | TornSnapshot):
+            pending.resolve(None, problem)
+        else:
+            self._warn(f"step {step} goes straight to the run directory, not by way of the node's disk: {problem}")
+            pending.resolve(*durably(lambda: onward.straight(snapshot), step, self._where, self._stopping.wait))
+        tidily(onward.tidy, step, self._warn)
+
+
+def durably(
+    commit: Callable[[], Listed], step: int, where: str, pause: Callable[[float], object]
+) -> tuple[Listed | None, BaseException | None]:
+    """Commit, and try again what may succeed the next time; the checkpoint, or why there is none. Nothing is raised: a save must
+    not take the training down."""
+    try:
+        return _trying_again(commit, step, where, pause), None
+    except (MilepostError, TornSnapshot) as problem:
+        return None, problem
+    except Exception as problem:  # noqa: BLE001 - whoever asks for the save gets it
+        failed = SaveFailedError(f"the save of step {step} failed: {type(problem).__name__}: {problem}", where=where)
+        failed.__cause__ = problem
+        return None, failed
+
+
+def _trying_again(commit: Callable[[], Listed], step: int, where: str, pause: Callable[[float], object]) -> Listed:
+    for delay in (*RETRY_AFTER_SECONDS, None):
         try:
-            return self._commit(snapshot), None
-        except (MilepostError, TornSnapshot) as problem:
-            return None, problem
-        except Exception as problem:  # noqa: BLE001 - a save must not take the training down; whoever asks gets it
-            failed = SaveFailedError(
-                f"the save of step {snapshot.position.step} failed: {type(problem).__name__}: {problem}",
-                where=self._where,
-            )
-            failed.__cause__ = problem
-            return None, failed
+            return commit()
+        except OSError as error:
+            if delay is None or error.errno not in TRANSIENT | FULL:
+                reason = storage_error(error, f"save step {step}", where)
+                failed = SaveFailedError(
+                    reason.message, where=reason.where, hint=reason.hint or "the last good checkpoint is untouched"
+                )
+                raise failed from error
+            # Into new files from the staged copy: a sync that failed is never repeated on the same file.
+            pause(delay)
+    raise AssertionError("unreachable")
 
-    def _tidy(self, committed: Listed) -> None:
-        try:
-            self._committer.tidy(committed)
-        except (OSError, MilepostError) as problem:  # RunFenced too: this save was in time, the next one will meet it
-            self._warn(f"step {committed.step} is saved, but older checkpoints could not be tidied up: {problem}")
 
-    def _commit(self, snapshot: Snapshot) -> Listed:
-        for delay in (*RETRY_AFTER_SECONDS, None):
-            try:
-                return self._committer.commit(snapshot)
-            except OSError as error:
-                if delay is None or error.errno not in TRANSIENT | FULL:
-                    reason = storage_error(error, f"save step {snapshot.position.step}", self._where)
-                    failed = SaveFailedError(
-                        reason.message, where=reason.where, hint=reason.hint or "the last good checkpoint is untouched"
-                    )
-                    raise failed from error
-                # Into new files from the staged copy: a sync that failed is never repeated on the same file.
-                self._stopping.wait(delay)
-        raise AssertionError("unreachable")
+def tidily(tidy: Callable[[], object], step: int, warn: Callable[[str], None]) -> None:
+    """Do what follows a save; it may fail, and the save stands all the same."""
+    try:
+        tidy()
+    except (OSError, MilepostError) as problem:  # RunFenced too: this save was in time, the next one will meet it
+        warn(f"step {step} is saved, but older checkpoints could not be tidied up: {problem}")

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+UNATTENDED = "MILEPOST_UNATTENDED"
+"""Set where a notebook runs without a person: see `milepost.slurm.notebook`."""
+
 
 class Reach(StrEnum):
     """How the signals that Slurm sends reach this process."""
@@ -70,7 +73,7 @@ def node_local(environment: Mapping[str, str] = os.environ) -> Path | None:
 
 def interactive() -> bool:
     """Whether a person is typing: in a notebook or a Python shell."""
-    return "ipykernel" in sys.modules or hasattr(sys, "ps1")
+    return ("ipykernel" in sys.modules or hasattr(sys, "ps1")) and not os.environ.get(UNATTENDED)
 
 
 def _count(text: str | None) -> int:

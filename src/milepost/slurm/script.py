@@ -10,6 +10,7 @@ from pathlib import PurePath
 
 from milepost.core.text import safe
 from milepost.errors import ScriptError
+from milepost.slurm import jupyter
 from milepost.slurm.site import Site, seconds
 
 _UNITS = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?:in)?)?")
@@ -44,6 +45,10 @@ class Wanted:
     modules: Sequence[str] = ()
     container: Sequence[str] = ()
     data: str | None = None
+    jupyterlab: bool = False
+    """JupyterLab in place of a command."""
+    proxy: str | None = None
+    """The site's proxy for it: see `milepost.slurm.jupyter.lines`."""
 
 
 def write(wanted: Wanted, site: Site | None = None) -> str:
@@ -58,8 +63,12 @@ def write(wanted: Wanted, site: Site | None = None) -> str:
         #SBATCH --job-name=train
         ...
     """
-    if not wanted.command:
+    if bool(wanted.command) == wanted.jupyterlab:
         raise ScriptError("there is no command", expected="as in: milepost slurm script -- python train.py")
+    if wanted.proxy is not None and not wanted.jupyterlab:
+        raise ScriptError("--proxy is for --jupyterlab")
+    if wanted.jupyterlab and wanted.array:
+        raise ScriptError("JupyterLab is not for an array of jobs")
     limit = time_limit(wanted.time)
     allowed = _allowed(wanted, site)
     if allowed is not None and (seconds(limit) or 0) > allowed:
@@ -73,8 +82,12 @@ def write(wanted: Wanted, site: Site | None = None) -> str:
         raise ScriptError("--signal and --warning are a name and seconds", found=f"{wanted.signal}@{wanted.warning}")
     output = "%x-%A_%a.out" if wanted.array else "%x-%j.out"
     rows = [
-        ("job-name", name_of(wanted.command), ""),
-        ("time", limit, "the run goes on in the next job, so that shorter ones do, which start sooner"),
+        ("job-name", name_of(wanted.command or jupyter.COMMAND), ""),
+        (
+            "time",
+            limit,
+            "" if wanted.jupyterlab else "the run goes on in the next job, so that shorter ones do, which start sooner",
+        ),
         (
             "signal",
             f"{wanted.signal}@{wanted.warning}",
@@ -84,6 +97,9 @@ def write(wanted: Wanted, site: Site | None = None) -> str:
         ("open-mode", "append", "the next job goes on in the same output file"),
         ("output", output, ""),
     ]
+    if wanted.jupyterlab:  # whose kernels get no signals; and nobody looks for it where it would begin again
+        rows = [row for row in rows if row[0] != "signal"]
+        rows[2] = ("no-requeue", None, "a person starts it again")
     if wanted.array:
         rows.append(("array", wanted.array, "each task trains a run of its own: its run directory names the task"))
     given = {name.removeprefix("--") for name in wanted.options}
@@ -103,6 +119,8 @@ def write(wanted: Wanted, site: Site | None = None) -> str:
             "export DATA_DIR",
             "",
         ]
+    if wanted.jupyterlab:
+        return "\n".join([*text, *jupyter.lines(wanted.container, wanted.proxy)]) + "\n"
     text += [
         "# srun, so that Slurm's signals reach the training: a plain child of this script gets none where processes are",
         "# tracked by cgroup" + (" (as on this cluster)." if site and site.proctrack == "cgroup" else "."),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from milepost.errors import ScriptError
+from milepost.errors import ScriptError, SlurmError
 from milepost.slurm.control import ask
 from milepost.slurm.script import LONGEST_CHAIN
 
@@ -27,6 +27,13 @@ def submit(script: str, options: Sequence[str] = (), *, chain: int = 1) -> list[
     jobs: list[str] = []
     for _ in range(chain):
         after = [f"--dependency=afterany:{jobs[-1]}"] if jobs else []
-        told = ask("sbatch", "--parsable", *after, *options, script)
+        try:
+            told = ask("sbatch", "--parsable", *after, *options, script)
+        except SlurmError as error:
+            if jobs:
+                error.hint = (
+                    f"jobs {', '.join(jobs)} of the chain are in the queue: scancel {' '.join(jobs)} takes them back"
+                )
+            raise
         jobs.append(told.partition(";")[0])
     return jobs

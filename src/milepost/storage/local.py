@@ -12,6 +12,7 @@ import threading
 
 from milepost.storage.base import Kind, Lock, Stat
 from milepost.storage.direct import DirectFile, DirectWriter, flat, libc_call
+from milepost.storage.quota import quota_left
 
 TEMPORARY = ".tmp-"
 """How names begin that exist while a file or link is replaced, and stay if process or machine die just then."""
@@ -331,9 +332,10 @@ class LocalStorage:
         return _locks.taken(self._full(path))
 
     def free_space(self) -> int:
-        """Bytes this user may still write, as far as the file system tells (a quota it does not show is not known)."""
+        """Bytes this user may still write, as far as the file system and the kernel's quotas tell."""
         status = os.statvfs(self._root)
-        return status.f_bavail * status.f_frsize
+        free, left = status.f_bavail * status.f_frsize, quota_left(self._root)
+        return free if left is None else min(free, left)
 
 
 def _write_all(fd: int, data: bytes) -> None:

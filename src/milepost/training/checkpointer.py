@@ -44,6 +44,9 @@ class Checkpointer:
             everything while training waits, for code that changes weights outside of ``optimizer.step()``.
         max_memory: bytes of host memory for staging, at least 48 MiB; a larger state is written piece by piece while
             training waits. A restore reads modules into memory first, whatever this is.
+        stage_dir: a folder on the disk of this node, as in "$TMPDIR": saves are written there first and brought to the run
+            directory in the background. What is only there is not durable; a restart on the same node finds it all the same.
+        drain_bandwidth: bytes a second at most on that way.
         on_error: "warn" when a save fails and train on, or "raise" at the next call.
         on_busy: "wait" for a save in flight before the next, or "skip" the next.
         on_mismatch: what to do when training goes on otherwise than an earlier attempt did after the same checkpoint: "warn", or
@@ -84,6 +87,8 @@ class Checkpointer:
         override: Mapping[str, Any] | None = None,
         stage: Literal["overlap", "copy"] = "overlap",
         max_memory: int | None = None,
+        stage_dir: str | os.PathLike[str] | None = None,
+        drain_bandwidth: float | None = None,
         on_error: Literal["warn", "raise"] = "warn",
         on_busy: Literal["wait", "skip"] = "wait",
         on_mismatch: Literal["warn", "stop"] = "warn",
@@ -102,6 +107,8 @@ class Checkpointer:
         override = options.mapping("override=", override, "{'optimizer/param_groups/*/lr': 1e-4}")
         options.choice("stage=", stage, ("overlap", "copy"))
         options.memory(max_memory)
+        node = options.node_folder(stage_dir)
+        options.bandwidth(drain_bandwidth)
         options.choice("on_error=", on_error, ("warn", "raise"))
         options.choice("on_busy=", on_busy, ("wait", "skip"))
         options.choice("on_mismatch=", on_mismatch, ("warn", "stop"))
@@ -123,9 +130,12 @@ class Checkpointer:
         self._keep = keep or Keep()
         self._every = every
         self._on_mismatch = on_mismatch
-        self._saving: SavingOptions = {"stage": stage, "on_error": on_error, "on_busy": on_busy}
+        self._saving: SavingOptions = {
+            "stage": stage, "on_error": on_error, "on_busy": on_busy, "drain_bandwidth": drain_bandwidth,
+        }  # fmt: skip
         self._max_memory = max_memory
         self._display = Display(progress)
+        self._stage_dir = None if node is None else opening.node_storage(node, self._display.note)
         self._written_by = provenance.written_by()
         self._ending = Ending(
             SignalWatch(signals, self._display.warn),
@@ -153,6 +163,7 @@ class Checkpointer:
             overrides=overrides,
             written_by=self._written_by,
             anew=anew,
+            stage_dir=self._stage_dir,
         )
         try:
             saver = Saver(
@@ -162,6 +173,7 @@ class Checkpointer:
                 self._items,
                 opened.base,
                 stager,
+                opened.home,
                 display=self._display,
                 written_by=self._written_by,
                 **self._saving,
@@ -181,10 +193,14 @@ class Checkpointer:
             opened.attempt.end("failed")
             raise
         self._say_start(opened)
+        if opened.left is not None:
+            saver.bring(*opened.left)
         return session
 
     def _say_start(self, opened: opening.Opened) -> None:
         self._display.note(f"{opened.run.where}, attempt {opened.attempt.number}: {opened.report}")
+        for line in opened.report.notes:
+            self._display.note(line)
         for line in opened.changed:
             self._display.note(f"changed since that checkpoint: {line}")
         for path, value in opened.report.overridden.items():
@@ -384,6 +400,8 @@ class Checkpointer:
             failed = session.saver.close()
             session.loops.close()
             session.end("failed" if failed is not None else how)
+            if failed is None and how == "complete":
+                session.opened.leave_node()
             self._display.close()
             self._ending.finish()
         if problem is None:

@@ -40,6 +40,7 @@ class SaveState(StrEnum):
 
     STAGING = "staging"
     WRITING = "writing"
+    ON_NODE = "on the node"
     DURABLE = "durable"
     FAILED = "failed"
 
@@ -70,6 +71,7 @@ class Display:
         self._epoch = 0
         self._steps, self._batches = Speed(), Speed()
         self._durable: int | None = None
+        self._on_node: int | None = None
         self._in_flight: tuple[int, SaveState] | None = None
         self._last_line = ""
 
@@ -84,9 +86,14 @@ class Display:
     def checkpoint(self, step: int, state: SaveState) -> None:
         """What has become of the save of `step`, from any thread."""
         if state is SaveState.DURABLE:
-            self._durable, self._in_flight = step, None
+            self._durable = step
+        elif state is SaveState.ON_NODE:
+            self._on_node = step
         else:
             self._in_flight = (step, state)
+            return
+        if self._in_flight is not None and self._in_flight[0] <= step:
+            self._in_flight = None
 
     def update(self, progress: Progress, total: int | None = None) -> None:
         """Show where the run is. To be called after every step and epoch; mostly it looks at the clock and returns.
@@ -170,6 +177,8 @@ class Display:
             parts.append(("", f"{_duration((total - progress.batch) / self._batches.value)} left", ""))
         if self._durable is not None:
             parts.append(("saved", str(self._durable), "green"))
+        if self._on_node is not None and self._on_node > (self._durable or 0):
+            parts.append((SaveState.ON_NODE.value, str(self._on_node), "yellow"))
         in_flight = self._in_flight
         if in_flight is not None:
             step, state = in_flight

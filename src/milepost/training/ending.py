@@ -190,7 +190,8 @@ def standing_still(run: RunFolder, attempt: int, job: str) -> int:
     """How many attempts of Slurm job `job`, from `attempt` backwards, saved nothing beyond what they began with."""
     records = read_records(run)
     steps = [one.step for one in run.checkpoints() if one.summary is not None and one.summary.attempt == attempt]
-    reached = max(steps, default=0)
+    on_node = records[attempt].on_node if attempt in records else None  # which this job may find again
+    reached = max([*steps, *([on_node.step] if on_node is not None else [])], default=0)
     count = 0
     for number in sorted((number for number in records if number <= attempt), reverse=True):
         record = records[number]

@@ -7,7 +7,7 @@ it makes its first step.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +16,13 @@ from milepost.errors import MilepostError
 from milepost.folder import names, which
 from milepost.folder.attempts import Attempt, Parent, Record, claim
 from milepost.folder.lineage import lineage, newest_attempt, read_records
+from milepost.folder.nearby import Home, Nearby
 from milepost.folder.retention import Keep
 from milepost.folder.run import Listed, RunFolder
 from milepost.folder.sharing import Base
 from milepost.pipeline.stage import Stager
 from milepost.storage.base import Storage, storage_error
+from milepost.storage.local import LocalStorage
 from milepost.training.continuation import Continuation, what_came_after
 from milepost.training.items import RESERVED, Item
 from milepost.training.provenance import differences
@@ -43,8 +45,26 @@ class Opened:
     before: Record | None = None
     complete: bool = False
     """Whether the run had ended cleanly at the checkpoint that was restored."""
+    home: Home | None = None
+    """Where this attempt saves first, on the disk of this node."""
+    left: tuple[Listed, Storage] | None = None
+    """The checkpoint that was restored, if it is on the disk of this node alone."""
+    nearby: Nearby | None = None
     changed: Sequence[str] = ()
     """What is not as it was when that checkpoint was written: script, arguments, versions ..."""
+
+    def leave_node(self) -> None:
+        """All is durable and nothing more comes: remove what is on the disk of this node."""
+        if self.nearby is not None:
+            self.nearby.leave()
+
+
+def node_storage(folder: str, note: Callable[[str], None]) -> Storage | None:
+    """The folder on this node's disk; None, and a note, where its name has a variable that is not set here."""
+    if "$" in folder:
+        note(f"{folder} is not set here: saves go straight to the run directory")
+        return None
+    return LocalStorage(folder)
 
 
 def open_run(
@@ -58,6 +78,7 @@ def open_run(
     overrides: Mapping[str, Any],
     written_by: Mapping[str, Any],
     anew: bool = False,
+    stage_dir: Storage | None = None,
 ) -> Opened:
     """Open the run in `storage`, creating it if need be, and restore what `resume` names into `items`.
 
@@ -80,8 +101,14 @@ def open_run(
         raise storage_error(error, "open the run for writing", run.where) from error
     try:
         attempt.record.written_by = dict(written_by)
-        opened = _continue(run, attempt, items, stager, resume, overrides, anew)
+        records = read_records(run)
+        nearby = None if stage_dir is None else Nearby(stage_dir, run, records)
+        opened = _continue(run, attempt, items, stager, resume, overrides, anew, records, nearby)
         attempt.save_record()
+        if nearby is not None:
+            opened.nearby, opened.home = nearby, nearby.move_in(attempt.record)
+            parent = attempt.record.parent
+            nearby.leave(attempt.number, *([parent.attempt] if opened.left and parent else []))
     except BaseException as problem:
         attempt.end("failed")
         if isinstance(problem, OSError):
@@ -98,9 +125,12 @@ def _continue(
     resume: str,
     overrides: Mapping[str, Any],
     anew: bool,
+    records: Mapping[int, Record],
+    nearby: Nearby | None,
 ) -> Opened:
-    records = read_records(run)
     checkpoints = run.checkpoints()
+    if nearby is not None:
+        checkpoints += nearby.only_here(checkpoints)
     head = newest_attempt(records, checkpoints)
     head_record = records.get(head) if head is not None else None
     attempt.record.branch = None if resume == "latest" else resume
@@ -114,14 +144,14 @@ def _continue(
         found = [one for one in reversed(checkpoints) if one.summary is None and one.current] + list(line)
     else:
         source, found, fall_back = find(run, resume)
-        return _restore(run, source, attempt, items, stager, found, fall_back, overrides, {}, None)
+        return _restore(run, source, attempt, items, stager, found, fall_back, overrides, {}, None, nearby)
     if not found and head_record is not None and head_record.parent is not None and head_record.branch is not None:
         # A fork that died before it saved anything begins where it began.
         source, found, fall_back = find(run, head_record.branch)
-        return _restore(run, source, attempt, items, stager, found, fall_back, overrides, {}, None)
+        return _restore(run, source, attempt, items, stager, found, fall_back, overrides, {}, None, nearby)
     if not found:
         return Opened(run, attempt, ResumeReport(None, attempt.number))
-    return _restore(run, run, attempt, items, stager, found, True, overrides, records, head_record)
+    return _restore(run, run, attempt, items, stager, found, True, overrides, records, head_record, nearby)
 
 
 def find(run: RunFolder, resume: str) -> tuple[RunFolder, Sequence[Listed], bool]:
@@ -160,6 +190,7 @@ def _restore(
     overrides: Mapping[str, Any],
     records: Mapping[int, Record],
     before: Record | None,
+    nearby: Nearby | None,
 ) -> Opened:
     listed, checkpoint, loaded, passed_over = choose(
         source,
@@ -167,6 +198,7 @@ def _restore(
         stager.room,
         fall_back=fall_back,
         borrowing=[name for name, item in items.items() if item.borrows],
+        nearby=nearby if source is run else None,
     )
     assert listed.summary is not None
     # An override is part of the branch: it is applied once, where the branch begins, and then lives on in the state. So
@@ -179,15 +211,18 @@ def _restore(
     own = _own(loaded)
     attempt.record.parent = Parent(listed.summary.attempt, listed.step, source.where if source is not run else None)
     attempt.record.overrides = {**applied, **asked}
-    base = Base(listed.folder, checkpoint.manifest) if source is run else None
+    here = source is run and checkpoint.where == run.storage.child(listed.folder).root  # what was read, and so verified
+    base = Base(listed.folder, checkpoint.manifest) if here else None
+    left = (listed, checkpoint.storage) if nearby is not None and nearby.alone(listed) else None
+    notes = (f"read from the disk of this node, {checkpoint.where}",) if source is run and not here else ()
     newer = tuple((folder, reason) for folder, reason in passed_over if (names.parse_step(folder) or 0) >= listed.step)
     parent, overrides = attempt.record.parent, attempt.record.overrides
     continuation = what_came_after(run.storage, records, parent, overrides) if records else Continuation(why_not=BRANCH)
-    report = ResumeReport(listed, attempt.number, newer, overridden=fresh, continuation=continuation)
+    report = ResumeReport(listed, attempt.number, newer, notes, fresh, continuation)
     complete = before is not None and before.ended == "complete" and before.step == listed.step
     written_by = checkpoint.manifest.written_by
     changed = differences(written_by, attempt.record.written_by) if written_by else ()
-    return Opened(run, attempt, report, own, base, before, complete, changed)
+    return Opened(run, attempt, report, own, base, before, complete, left=left, changed=changed)
 
 
 _ABSENT = object()

@@ -6,6 +6,7 @@ from __future__ import annotations
 import inspect
 import operator
 import os
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from milepost.errors import ScriptError
 from milepost.folder.retention import Keep
 from milepost.folder.snapshot import IO_BLOCK
 from milepost.pipeline.images import Stream
+from milepost.slurm.job import node_local
 from milepost.training.policy import Policy
 
 LEAST_MEMORY = Stream.BLOCKS * IO_BLOCK
@@ -97,6 +99,29 @@ def memory(value: object) -> None:
     if value is not None and (number is None or number < LEAST_MEMORY):
         least = f"bytes, at least {LEAST_MEMORY} ({LEAST_MEMORY >> 20} MiB: the blocks being written)"
         raise refused("max_memory=", least, value)
+
+
+def node_folder(value: object) -> str | None:
+    """``stage_dir=`` as a path, or None; ``~`` and variables are filled in where they are set. Sites call the folder that they give
+    a job TMPDIR or SLURM_TMPDIR: both names are fine for either."""
+    if value is None:
+        return None
+    try:
+        plain = os.fspath(value)  # type: ignore[call-overload]
+    except TypeError:
+        plain = None
+    if not isinstance(plain, str) or not plain or "\0" in plain:
+        raise refused("stage_dir=", "a folder on the disk of this node", value, 'as in stage_dir="$TMPDIR"')
+    given = node_local()
+    if given is not None:
+        plain = re.sub(r"\$(SLURM_)?TMPDIR\b|\$\{(SLURM_)?TMPDIR\}", lambda found: str(given), plain)
+    return os.path.expandvars(os.path.expanduser(plain))
+
+
+def bandwidth(value: object) -> None:
+    """`value` is a number of bytes a second, or None."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0):
+        raise refused("drain_bandwidth=", "bytes a second, more than 0", value)
 
 
 def signals(value: object) -> tuple[Any, ...]:

@@ -24,6 +24,7 @@ from milepost.errors import (
     UnknownItemError,
 )
 from milepost.folder.checkpoint import READ_ROOM, Checkpoint, item_of
+from milepost.folder.nearby import Nearby
 from milepost.folder.run import Listed, RunFolder
 from milepost.storage.pages import Pages
 from milepost.training.continuation import Continuation
@@ -155,6 +156,7 @@ def choose(
     *,
     fall_back: bool,
     borrowing: Collection[str] = (),
+    nearby: Nearby | None = None,
 ) -> tuple[Listed, Checkpoint, dict[str, LoadedItem], list[tuple[str, str]]]:
     """The first good one of `candidates`: its bytes match their digests, and its trained floats are finite.
 
@@ -164,6 +166,7 @@ def choose(
         allocate: memory for the state.
         fall_back: whether to try the next if one is damaged or not good.
         borrowing: see `load`.
+        nearby: copies on this node's disk, which are tried first.
 
     Returns:
         The listing, the checkpoint, its items, and (folder, reason) for each that was passed over.
@@ -173,10 +176,19 @@ def choose(
     """
     passed_over: list[tuple[str, str]] = []
     for one in candidates:
+        if one.summary is not None and not one.summary.good and fall_back:
+            passed_over.append((one.folder, one.summary.why_not_good or "not good"))
+            continue
+        copy = nearby.copy_of(one) if nearby is not None else None
+        if copy is not None:
+            try:
+                checkpoint = Checkpoint(copy)
+                return one, checkpoint, load(checkpoint, allocate, borrowing), passed_over
+            except (DamagedError, NotFoundError, StorageError, FormatError) as error:
+                passed_over.append((one.folder, f"the copy on this node, {error.message} ({copy.root})"))
+                if nearby is not None and nearby.alone(one):
+                    continue
         try:
-            if one.summary is not None and not one.summary.good and fall_back:
-                passed_over.append((one.folder, one.summary.why_not_good or "not good"))
-                continue
             checkpoint = Checkpoint(run.storage.child(one.folder))
             if one.summary is None:
                 one = one._replace(summary=checkpoint.manifest.summary)

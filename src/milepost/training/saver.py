@@ -3,6 +3,7 @@ be taken again."""
 
 from __future__ import annotations
 
+import socket
 import time
 import warnings
 from collections.abc import Callable, Collection, Mapping
@@ -12,17 +13,21 @@ from milepost.errors import MilepostWarning, RunFenced, SaveFailedError
 from milepost.folder import names
 from milepost.folder.attempts import Attempt
 from milepost.folder.commit import Committer
+from milepost.folder.nearby import Home
 from milepost.folder.retention import Keep
 from milepost.folder.run import Listed, RunFolder
 from milepost.folder.sharing import Base
 from milepost.folder.snapshot import Position, TornSnapshot
+from milepost.pipeline.drain import Drain
 from milepost.pipeline.persist import Pending, Persister
 from milepost.pipeline.stage import Captured, Staged, Stager
+from milepost.storage.base import Storage
 from milepost.training.capture import Capturer
 from milepost.training.display import Display, SaveState
 from milepost.training.glimpse import Glimpses
 from milepost.training.guard import make_guard
 from milepost.training.items import RESERVED, Item
+from milepost.training.room import Room
 
 STATE_STEM = "state"
 
@@ -33,6 +38,7 @@ class SavingOptions(TypedDict):
     stage: Literal["overlap", "copy"]
     on_error: Literal["warn", "raise"]
     on_busy: Literal["wait", "skip"]
+    drain_bandwidth: float | None
 
 
 class Marked(NamedTuple):
@@ -50,6 +56,7 @@ class Saver:
         items: the state, by name.
         base: a verified checkpoint that the first save may link to.
         stager: its memory may hold the checkpoint that was just restored; the first snapshot takes it over.
+        home: where checkpoints are saved first, on the disk of this node; None for the run directory at once.
         display: where people are told.
         written_by: goes into every manifest.
         options: see `Checkpointer`.
@@ -63,6 +70,7 @@ class Saver:
         items: Mapping[str, Item],
         base: Base | None,
         stager: Stager,
+        home: Home | None = None,
         *,
         display: Display,
         written_by: Mapping[str, Any],
@@ -74,16 +82,29 @@ class Saver:
         self._stems = {**names.file_stems(items, reserved=[STATE_STEM]), RESERVED: STATE_STEM}
         self._stager = stager
         self._capturer = Capturer()
-        self._persister = Persister(Committer(run, attempt, keep, base), run.where, display.warn)
+        committer = Committer(run, attempt, keep, base)
+        self._drain = None
+        self._rooms = [Room(run.storage, display.warn)]
+        if home is not None:
+            bandwidth = options["drain_bandwidth"]
+            self._drain = Drain(
+                committer, attempt, home, keep,
+                where=run.where, host=socket.gethostname(), bandwidth=bandwidth, on_warning=display.warn,
+            )  # fmt: skip
+            committer = home.committer()
+            self._rooms.append(Room(home.run.storage, display.warn))
+        self._persister = Persister(committer, run.where, display.warn, self._drain)
         self._staged: Staged | None = None
         self._guard = make_guard(list(items.values()), self._wait_staged)
         self._overlap = options["stage"] == "overlap" and self._guard is not None
         self._steps_seen = 0
         self._prepared = False
-        self._last: Pending | None = None
+        self._undecided: list[Pending] = []
         self._good = True
         """Whether the last checkpoint was."""
         self._torn: Pending | None = None
+        self.durable: Listed | None = None
+        """The newest checkpoint of this attempt that is durable."""
         self.stall_seconds = 0.0
         """How long training has waited for saves in all: in save calls and before optimizer steps."""
         self.newest: Pending | None = None
@@ -140,21 +161,22 @@ class Saver:
             SaveFailedError: it failed, and ``on_error="raise"``.
         """
         self._collect_torn()
-        pending = self._last
-        if pending is None or not pending.done():
-            return
-        self._last = None
-        problem = pending.problem
-        if problem is None:
-            self._say_whether_good(pending.result())
-            return
+        for pending in [one for one in self._undecided if one.done()]:
+            self._undecided.remove(pending)
+            if pending.problem is not None:
+                self._failed(pending.problem)
+            else:
+                self.durable = pending.result()
+                self._say_whether_good(self.durable)
+
+    def _failed(self, problem: BaseException) -> None:
         if isinstance(problem, RunFenced):
             raise problem
         if self._on_error == "raise":
             raise problem
         message = f"{problem}\n  training goes on; the next save will be tried"
         self._note(message)
-        warnings.warn(message, MilepostWarning, stacklevel=4)
+        warnings.warn(message, MilepostWarning, stacklevel=5)
 
     def _say_whether_good(self, saved: Listed) -> None:
         good = saved.summary is None or saved.summary.good
@@ -211,13 +233,17 @@ class Saver:
         captured = marked or self._capture(position, metrics, own, noted.addresses if noted is not None else ())
         pending, self._torn = self._torn or Pending(position.step), None
         pending.step = position.step
+        for room in self._rooms:
+            room.check(self._needed())
         snapshot, self._staged = self._stager.stage(captured, noted or _always)
         self._show(position.step, SaveState.WRITING)
+        pending.on_staged = lambda: self._show(pending.step, SaveState.ON_NODE)
         pending.on_decided = lambda: self._show(
             pending.step, SaveState.DURABLE if pending.problem is None else SaveState.FAILED
         )
         self._persister.submit(snapshot, pending)
-        self._last = self.newest = pending
+        self._undecided.append(pending)
+        self.newest = pending
         if self._stager.streams(captured):
             self._persister.wait()
         self.stall_seconds += time.perf_counter() - started
@@ -234,8 +260,8 @@ class Saver:
 
     def _collect_torn(self) -> None:
         """A snapshot that was torn is taken again: the same promise, by copy this time."""
-        if self._last is not None and isinstance(self._last.problem, TornSnapshot):
-            self._torn, self._last = self._last.again(), None
+        if self._undecided and isinstance(self._undecided[-1].problem, TornSnapshot):
+            self._torn = self._undecided.pop().again()
             self._note(
                 "weights changed outside an optimizer step while they were copied: that snapshot is taken again by copy"
             )
@@ -257,11 +283,37 @@ class Saver:
 
     # -- waiting and ending ------------------------------------------------------------------------------------------------
 
-    def wait(self) -> None:
-        """Block until the save in flight is decided. Raises like `poll`."""
+    def wait(self, patience: float | None = None) -> bool:
+        """Block until all that was saved is decided. Raises like `poll`.
+
+        Args:
+            patience: seconds that may be spent on the way from the node's disk to the run directory.
+
+        Returns:
+            False if time was up before.
+        """
         self._persister.wait()
         self._collect_torn()
+        brought = self._drain is None or self._drain.wait(patience)
         self.poll()
+        return brought
+
+    def bring(self, listed: Listed, storage: Storage) -> None:
+        """Bring a checkpoint that an earlier attempt left on the disk of this node to the run directory."""
+        assert self._drain is not None
+        pending = Pending(listed.step)
+        self._undecided.append(pending)
+        self._drain.submit(listed, pending, storage)
+
+    def hurry(self) -> None:
+        """The job ends: nothing is held back any more for the sake of ``drain_bandwidth=``."""
+        if self._drain is not None:
+            self._drain.hurry()
+
+    def abandon(self) -> None:
+        """There is no time to bring to the run directory what is on the node's disk."""
+        if self._drain is not None:
+            self._drain.abandon()
 
     def close(self) -> BaseException | None:
         """Finish the save in flight and let go of the optimizers; returns why the newest save failed, if it did."""
@@ -270,7 +322,13 @@ class Saver:
         self._stager.close()
         self._persister.close()
         newest = self.newest
-        return newest.problem if newest is not None else None
+        left = self._drain is not None and self._drain.abandoned
+        return newest.problem if newest is not None and not left else None
+
+    def _needed(self) -> int:
+        """Bytes that the next save takes: what the last one wrote, else the whole state."""
+        summary = self.durable.summary if self.durable is not None else None
+        return self.state_bytes if summary is None else summary.new_bytes
 
 
 def _always() -> bool:

@@ -362,12 +362,18 @@ class Session:
         return pending
 
     def _stop(self) -> None:
-        self.saver.wait()
+        self.saver.hurry()
+        brought = self.saver.wait(self.ending.patience)
         received = self.ending.received
         assert received is not None
         newest = self.saver.newest
         what = f"step {self.progress.step} is saved"
-        if newest is not None and newest.problem is not None:
+        if newest is not None and not brought:
+            durable = self.saver.durable
+            last = "nothing new" if durable is None else f"step {durable.step}"
+            what = f"step {newest.step} is on the disk of this node alone, {last} in the run directory"
+            self.saver.abandon()
+        elif newest is not None and newest.problem is not None:
             what = f"step {newest.step} could not be saved, the one before it stands"
         code, next_ = self.ending.parting(self.opened.run, self.opened.attempt.number)
         self.display.note(f"{received.name}: {what}; {next_}")
@@ -376,6 +382,7 @@ class Session:
     def finish(self) -> None:
         """The clean end: save what is not saved."""
         self.loops.leave()
+        self.saver.hurry()
         self.saver.wait()
         if self._unsaved or self.saver.check_torn():
             self.save_now()

@@ -20,6 +20,7 @@ from types import FrameType, TracebackType
 from typing import NamedTuple, Self
 
 from milepost.errors import MilepostWarning, ScriptError
+from milepost.slurm.submitit import is_of_submitit
 
 DEFAULT = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 """What comes before a kill: SIGTERM, and the two that users ask for, as in ``sbatch --signal=USR1@120``."""
@@ -46,9 +47,9 @@ class Received(NamedTuple):
 class SignalWatch:
     """Notices signals from `install` to `uninstall`, or within a ``with`` block. `dismiss` ends that more gently.
 
-    A Python handler that was there before is called after the flags are set; the default action (to end) and a handler
-    of native code are not. Processes forked meanwhile, data loader workers above all, get the earlier handlers back.
-    Where SIGINT is watched, a second one raises `KeyboardInterrupt`.
+    A Python handler that was there before is called after the flags are set; the default action (to end), a handler
+    of native code and those of submitit are not. Processes forked meanwhile, data loader workers above all, get the
+    earlier handlers back. Where SIGINT is watched, a second one raises `KeyboardInterrupt`.
 
     Args:
         signals: numbers of the signals to watch.
@@ -154,8 +155,8 @@ class SignalWatch:
                 self._received = Received(self._names[number], number, time.time())
             if number == signal.SIGINT:
                 again, self._interrupted = self._interrupted, True
-        # Python's own handler of SIGINT is not called: it would end the training in the middle of a step.
-        if callable(earlier) and earlier is not signal.default_int_handler:
+        # Python's own handler of SIGINT is not called, nor is submitit's: they would end the training in the middle of a step.
+        if callable(earlier) and earlier is not signal.default_int_handler and not is_of_submitit(earlier):
             earlier(number, frame)
         if again:
             raise KeyboardInterrupt

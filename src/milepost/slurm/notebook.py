@@ -1,0 +1,61 @@
+"""Running a notebook from its first cell to its last without a person, so that a run in it survives in a job: `execute`."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from types import FrameType
+
+from milepost.errors import MilepostError, NotFoundError
+from milepost.slurm.job import UNATTENDED
+
+FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+"""A kernel is in a session of its own, which signals of Slurm do not reach."""
+
+
+def execute(notebook: Path, output: Path) -> int:
+    """Run all cells of `notebook` and write them with what they put out to `output`, also if one failed.
+
+    Signals that Slurm sends are handed on to the kernel. A run that was stopped puts its job back into the queue by itself, as in a
+    script.
+
+    Returns:
+        0, the exit code of a cell that ended by `SystemExit` (75: stopped with all saved), or 1 after any other exception.
+
+    Raises:
+        NotFoundError: there is no such notebook, or Jupyter is not here.
+    """
+    try:
+        import nbclient
+        import nbformat
+        from nbclient.exceptions import CellExecutionError, DeadKernelError
+    except ImportError as error:
+        raise NotFoundError(f"{error.name} is not installed", hint="pip install nbclient ipykernel") from error
+    try:
+        document = nbformat.read(notebook, as_version=4)
+    except FileNotFoundError as error:
+        raise NotFoundError("there is no such notebook", where=notebook) from error
+    client = nbclient.NotebookClient(
+        document, timeout=None, resources={"metadata": {"path": str(notebook.absolute().parent)}}
+    )
+    os.environ[UNATTENDED] = "1"
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        process = getattr(getattr(client.km, "provisioner", None), "process", None)
+        if process is None:  # no kernel yet: nothing is lost
+            raise SystemExit(128 + number)
+        os.kill(process.pid, number)
+
+    earlier = {number: signal.signal(number, forward) for number in FORWARDED}
+    try:
+        client.execute()
+    except CellExecutionError as error:
+        return int(error.evalue) if error.ename == "SystemExit" and error.evalue.isdecimal() else 1
+    except DeadKernelError as error:
+        raise MilepostError("the kernel died", where=notebook, found=error) from error
+    finally:
+        nbformat.write(document, output)
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+    return 0
