@@ -21,9 +21,24 @@ BATCHES, EPOCHS = 8, 4
 
 def start(backend: str, run: Path) -> subprocess.Popen[str]:
     environment = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(EXAMPLE), "--run", str(run), "--epochs", str(EPOCHS), "--every", "3", "--verbose", "0"]
+    command = [
+        sys.executable,
+        str(EXAMPLE),
+        "--run",
+        str(run),
+        "--epochs",
+        str(EPOCHS),
+        "--every",
+        "3",
+        "--verbose",
+        "0",
+    ]
     return subprocess.Popen(
-        [*command, "--images", str(128 * BATCHES)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        [*command, "--images", str(128 * BATCHES)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
     )
 
 
