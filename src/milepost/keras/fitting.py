@@ -172,8 +172,8 @@ def build(model: Any, epochs: Any) -> None:
 
 
 def renew(model: Any) -> None:
-    """Let the values that `model` was just given be those that ``fit`` goes on with. On JAX it keeps them beside the variables too, and
-    takes those when the data ends where nobody knew that it would."""
+    """Let the values that `model` was just given be those that ``fit`` goes on with. On JAX it keeps them beside the
+    variables too, and takes those when the data ends where nobody knew that it would."""
     state = getattr(model, "_jax_state", None)
     if state:
         model._jax_state = {
