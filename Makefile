@@ -14,7 +14,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slurm fuzz bench lint format clean
+.PHONY: help demo test test-keras test-slurm fuzz bench lint format clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ demo: $(DEV) ## Train on MNIST, kill the job twice, and prove that nothing was l
 
 test: $(DEV) $(PEERS) ## Run the tests
 	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+
+test-keras: $(DEV) $(PEERS) ## Continue model.fit from any batch, every setting on every backend; takes long
+	@$(BIN)/python tests/keras/matrix.py $(ARGS)
 
 fuzz: $(DEV) $(PEERS) ## Try 20,000 mutants of every format's files; takes hours
 	@$(BIN)/python -m pytest tests/formats -k mutants --fuzz 20000 $(ARGS)

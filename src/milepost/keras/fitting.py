@@ -169,3 +169,16 @@ def build(model: Any, epochs: Any) -> None:
     dataset = tf_dataset(epochs) if hasattr(epochs, "_distributed_dataset") else None
     if dataset is not None:
         model._symbolic_build(data_batch=dataset.element_spec)
+
+
+def renew(model: Any) -> None:
+    """Let the values that `model` was just given be those that ``fit`` goes on with. On JAX it keeps them beside the
+    variables too, and takes those when the data ends where nobody knew that it would."""
+    state = getattr(model, "_jax_state", None)
+    if state:
+        model._jax_state = {
+            "trainable_variables": [one.value for one in model.trainable_variables],
+            "non_trainable_variables": [one.value for one in model.non_trainable_variables],
+            "optimizer_variables": [one.value for one in model.optimizer.variables],
+            "metrics_variables": [one.value for one in model.metrics_variables],
+        }

@@ -183,6 +183,7 @@ class Running:
         for variable, value in self._again:
             assign(variable, value)
         self._again = []
+        fitting.renew(model)
         self._others.restore(loaded["callbacks"])
         left = self._data.left_alone if self._data is not None else ()
         drawn = {name: state for name, state in session.rng.capture().items() if name in left}
