@@ -6,6 +6,7 @@ Handlers of exceptions are not followed.
 
 from __future__ import annotations
 
+import bisect
 import dis
 import functools
 import re
@@ -55,7 +56,9 @@ def _live(code: CodeType, position: int) -> frozenset[str]:
         if not _ENDS.match(one.opname):
             go_to(number + 1, written)
 
-    leave(at[position], frozenset()) if position in at else go_to(0, frozenset())
+    # A frame that waits for a call of Python code stands behind the instruction, in its cache.
+    here = bisect.bisect_right(list(at), position) - 1
+    leave(here, frozenset()) if here >= 0 else go_to(0, frozenset())
     while waiting:
         number, written = waiting.pop()
         one = instructions[number]
