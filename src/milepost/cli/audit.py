@@ -53,6 +53,14 @@ def audit(
         Path | None,
         typer.Option("--report", metavar="FILE", help="Write the answer as Markdown (.md) or HTML (.html) too."),
     ] = None,
+    saver: Annotated[
+        str | None,
+        typer.Option("--saver", metavar="LIBRARY", help="For scripts without milepost: what saves (torch)."),
+    ] = None,
+    resume_command: Annotated[
+        str | None,
+        typer.Option("--resume-command", metavar="TEXT", help="With --saver: what resumes from {checkpoint}."),
+    ] = None,
     as_json: Json = False,
 ) -> int:
     """Prove that a training script resumes exactly, or say what it lacks.
@@ -61,6 +69,9 @@ def audit(
     from each of them. After every step the state, the batches, all random state and the metrics are compared bit for
     bit. Every process has run directories of its own; yours is neither read nor written. The script runs as often as there
     are points, and two times more: let it make few steps.
+
+    A script that does not use milepost is killed after some of its checkpoints, and resumed, with --saver torch and
+    --resume-command 'python train.py --resume {checkpoint}'.
 
     Exit code 0 says exact, 1 not exact, 2 that the command cannot be, 3 that this could not be found out.
 
@@ -76,7 +87,7 @@ def audit(
         comparisons: [{name, point, at, compared, verdict, where, aspect, expected, found, note,
                        differences: [{path, how_much}], causes: [{path, text}]}]
         at, where: {step, epoch, batch, phase, asker}
-        aspect: place, batches, rng, state, gradients, metrics, objects or restart
+        aspect: place, batches, rng, state, buffers, gradients, metrics, objects or restart
         leaves: how many were compared at every moment; unseen: what could not be
         remarks, seconds, command; files: that the script wrote; versions: {milepost}
     """
@@ -86,6 +97,8 @@ def audit(
         raise typer.BadParameter("--report takes a file that ends in .md or .html")
     if report is not None and not report.parent.is_dir():
         raise typer.BadParameter(f"--report: there is no folder {safe(str(report.parent))}")
+    if saver is None and resume_command is not None:
+        raise typer.BadParameter("--resume-command goes with --saver torch")
     with Progress() as progress:
         found = run_audit(
             command,
@@ -94,6 +107,8 @@ def audit(
             kill=kill,
             every_step=every_step,
             workers=workers,
+            saver=saver,
+            resume_command=resume_command,
             seconds=seconds,
             space=None if space is None else int(space * (1 << 30)),
             copy_cwd=copy_cwd,
