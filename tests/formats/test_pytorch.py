@@ -229,6 +229,15 @@ def test_cuda_storages(tmp_path: Path) -> None:
                 assert b"cuda:1" in data
             out.writestr(name, data)
     same(milepost.open(tmp_path / "cuda.pt"), "t", torch.arange(4.0))
+    data = saved_bytes({"t": torch.arange(4.0)}, _use_new_zipfile_serialization=False)
+    for old, new in (
+        (b"X\x03\x00\x00\x00cpu", b"X\x06\x00\x00\x00cuda:1"),
+        (b"ctorch\nFloatStorage", b"ctorch.cuda\nFloatStorage"),
+    ):
+        assert old in data
+        data = data.replace(old, new)
+    (tmp_path / "legacy.pt").write_bytes(data)
+    same(milepost.open(tmp_path / "legacy.pt"), "t", torch.arange(4.0))
 
 
 @pytest.mark.parametrize("name", ["float32", "int16", "complex64", "bfloat16", "uint8"])
