@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from milepost.errors import MilepostError
+from milepost.errors import DamagedError, MilepostError
 from milepost.folder import names
 from milepost.folder.checkpoint import Checkpoint
 from milepost.folder.retention import Keep
@@ -109,6 +109,42 @@ def test_a_save_that_shares_and_removes(storage: FaultyStorage, open_job: Callab
         Operation("sync_dir", ("attempts/1.work",)),
         Operation("remove_tree", ("attempts/1.work/trash-step-00000001",)),
     ]
+
+
+def test_what_is_brought_from_elsewhere(storage: FaultyStorage, open_job: Callable[..., Job]) -> None:
+    """As a save: files, manifest, names, rename. What did not change since the last one that was brought is linked."""
+    elsewhere = MemoryStorage()
+    made, job = open_job(elsewhere), open_job(storage)
+    for step in (1, 2):
+        made.commit(step, state(step))
+        source = Checkpoint(elsewhere.child(names.step_folder(step)))
+        begin = len(storage.operations)
+        assert job.committer is not None
+        brought = job.committer.bring(source)
+        job.committer.tidy(brought)
+        operations = [operation for operation in storage.operations[begin:] if operation.changes]
+        check_order(operations, names.step_folder(step), f"attempts/1.work/{names.step_folder(step)}")
+        files = [one.paths[0].rpartition("/")[2] for one in operations if one.name == "writer.finish"]
+        links = [one.paths for one in operations if one.name == "link"]
+        copy = storage.child(brought.folder)
+        assert copy.read(names.MANIFEST) == source.storage.read(names.MANIFEST)
+        assert [finding.problem for finding in verify_fully(Checkpoint(copy))] == [None] * len(source.manifest.files)
+        assert (len(files) + len(links), brought.summary) == (len(source.manifest.files) + 1, source.manifest.summary)
+    assert links == [("step-00000001/model.safetensors", "attempts/1.work/step-00000002/model.part-0.safetensors")]
+
+
+def test_what_is_damaged_is_not_brought(storage: FaultyStorage, open_job: Callable[..., Job]) -> None:
+    elsewhere = MemoryStorage()
+    made, job = open_job(elsewhere), open_job(storage)
+    made.commit(1, state(1))
+    whole = elsewhere.read("step-00000001/model.safetensors")
+    elsewhere.remove("step-00000001/model.safetensors")
+    elsewhere.write("step-00000001/model.safetensors", whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert job.committer is not None
+    with pytest.raises(DamagedError):
+        job.committer.bring(Checkpoint(elsewhere.child("step-00000001")))
+    assert job.run.checkpoints() == []
+    assert storage.list("attempts/1.work") == []
 
 
 def test_a_step_saved_twice_is_swapped_in(storage: FaultyStorage, open_job: Callable[..., Job]) -> None:

@@ -28,6 +28,8 @@ class Staged:
     pending: Pending
     overtaken: list[Pending] = field(default_factory=list)
     """Older saves that are not brought themselves: with this one, what they were for is durable."""
+    slept: float = 0.0
+    """What `Pace.slept` was when it came: the copy before it was held back, too."""
     withdrawn: bool = False
 
     @property
@@ -50,11 +52,13 @@ class Pace:
     def __init__(self, bandwidth: float | None) -> None:
         self._bandwidth = bandwidth
         self._hurry = threading.Event()
+        self.slept = 0.0
+        """Seconds for which copies were held back in all."""
         self.begin()
 
     def begin(self) -> None:
         """A new copy begins."""
-        self._began, self._nbytes, self.slept = time.monotonic(), 0, 0.0
+        self._began, self._nbytes = time.monotonic(), 0
 
     def hurry(self) -> None:
         """From now on as fast as it goes."""
@@ -124,7 +128,7 @@ class Drain:
         except OSError as error:
             self._warn(f"that step {listed.step} is on the disk of this node could not be recorded: {error}")
         with self._change:
-            staged = Staged(listed, storage, pending, self._orphans)
+            staged = Staged(listed, storage, pending, self._orphans, self._pace.slept)
             self._orphans = []
             if self.abandoned:
                 self._leave(staged)
@@ -258,7 +262,7 @@ class Drain:
             else:
                 self._leave(staged)
             return
-        staged.pending.held_back = self._pace.slept
+        staged.pending.held_back = self._pace.slept - staged.slept
         for pending in staged.pendings:
             pending.resolve(committed, problem)
         if committed is not None:

@@ -124,6 +124,7 @@ class Checkpointer:
             asked = watching.Opening(directory, every, keep, resume)
             directory, every, keep, resume = self._watcher.open(asked)
             requeue, time_limit = "never", None  # the job, and its time, are those of whoever watches
+            node = None  # a run that is watched is thrown away: nothing of it is left on the node
         self._items: dict[str, Item] = {name: make_item(name, one) for name, one in {**items, **state}.items()}
         Capturer().items(self._items.values(), ())  # what cannot be stored is said now, not at the first save
         self._storage = LocalStorage(directory)
