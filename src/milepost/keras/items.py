@@ -9,8 +9,9 @@ import keras
 
 from milepost.core import tree
 from milepost.errors import Mismatch
-from milepost.keras.variables import Array, assign, flatten, host, match, named, nest, spec
+from milepost.keras.variables import Array, assign, host, match, named, spec
 from milepost.training.items import Item, Loaded, compare
+from milepost.training.nested import flatten, nest
 
 
 def make_item(name: str, value: Any) -> Item | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
@@ -73,26 +73,6 @@ def named(variables: Iterable[Any]) -> dict[str, Any]:
 
 def _slashes(path: str) -> list[int]:
     return [at for at, character in enumerate(path) if character == "/"]
-
-
-def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """``{"a/b": 1}`` as ``{"a": {"b": 1}}``."""
-    nested: dict[str, Any] = {}
-    for path, value in flat.items():
-        *folders, last = path.split("/")
-        inside = nested
-        for folder in folders:
-            inside = inside.setdefault(folder, {})
-        inside[last] = value
-    return nested
-
-
-def flatten(nested: Mapping[str, Any], under: str = "") -> dict[str, Any]:
-    """The reverse of `nest`; what comes from one folder comes together."""
-    flat: dict[str, Any] = {}
-    for name, value in nested.items():
-        flat |= flatten(value, f"{under}{name}/") if isinstance(value, dict) else {under + name: value}
-    return flat
 
 
 def match(live: Sequence[str], saved: Sequence[str]) -> dict[str, str] | None:

@@ -18,7 +18,7 @@ from milepost.training.rng import Kind, State, capture_generator, restore_genera
 
 
 def _read(generator: Any) -> Any:
-    return generator.algorithm, np.array(generator.state)
+    return generator.algorithm, np.array(generator.state.read_value())
 
 
 def _write(generator: Any, native: Any) -> None:

@@ -67,7 +67,11 @@ class ItemMaker(Protocol):
     def __call__(self, name: str, value: Any) -> Item | None: ...
 
 
-FRAMEWORKS = {"torch": "milepost.torch.items", "keras": "milepost.keras.items"}
+FRAMEWORKS = {
+    "torch": "milepost.torch.items",
+    "keras": "milepost.keras.items",
+    "tensorflow": "milepost.tensorflow.items",
+}
 """Top-level module of an object's class or of a base of it -> module with `make_item`."""
 
 
