@@ -34,6 +34,7 @@ _READ_AT_START = ("PYTHON", "LD_", "OMP_", "MKL_", "KMP_", "OPENBLAS_", "TORCH",
 _IMPORTED = (
     "torch._dynamo",  # by the first optimizer of each script otherwise, which takes longer than all the rest
     "torch.amp.grad_scaler",
+    "milepost.auditing.foreign.observer",
     "milepost.auditing.observer",
     "milepost.training.checkpointer",
     "milepost.torch.items",

@@ -12,6 +12,7 @@ from typing import Any
 
 import milepost
 from milepost.auditing.call import command_for
+from milepost.auditing.foreign.audit import audit_script
 from milepost.auditing.points import Point, choose, fitting
 from milepost.auditing.processes import Bench, Launch, Stamp, files_in, launch, scratch_folder
 from milepost.auditing.report import Report
@@ -40,6 +41,8 @@ def audit(
     cwd: str | os.PathLike[str] | None = None,
     environment: Mapping[str, str] | None = None,
     keep: Path | None = None,
+    saver: str | None = None,
+    resume_command: str | None = None,
     say: Callable[[str], None] = lambda text: None,
     launch: Launch = launch,
 ) -> Report:
@@ -62,6 +65,9 @@ def audit(
         cwd: where to start the script; the current directory by default.
         environment: of the script; that of this process by default.
         keep: a folder, new, for the scratch of all processes; a temporary one by default.
+        saver: of a command that does not use milepost, the library that saves its checkpoints: ``"torch"``. It is killed after
+            some checkpoints (with `every_step`, after each) and resumed.
+        resume_command: of such a command, what resumes it, with ``{checkpoint}`` where the path of the checkpoint belongs.
         say: is told what is being done.
         launch: starts a process; see `milepost.auditing.processes.Launch`.
 
@@ -79,11 +85,17 @@ def audit(
         raise ScriptError("there is no command to audit", hint="milepost audit -- python train.py")
     if steps is not None and steps < 1:
         raise ScriptError("steps= is how many to compare", expected="at least 1", found=steps)
+    variables = _environment(callable(script)) if environment is None else environment
+    if saver is not None:
+        if workers is not None:
+            raise ScriptError("with a saver, other numbers of workers are not compared", hint="leave --workers out")
+        return audit_script(command, saver=saver, resume=resume_command, at=at, steps=steps, every_save=every_step,
+                            seconds=seconds, copy_cwd=copy_cwd, cwd=cwd, environment=variables, keep=keep, say=say,
+                            launch=launch)  # fmt: skip
     started = time.monotonic()
     where = Path.cwd() if cwd is None else Path(cwd)
     before = files_in(where)
     with scratch_folder(keep) as scratch:
-        variables = _environment(callable(script)) if environment is None else environment
         bench = Bench(
             command,
             where.resolve(),

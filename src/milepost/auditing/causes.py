@@ -9,7 +9,7 @@ from milepost.auditing.compare import Parting, Suspect
 
 BESIDE = "DataLoader read at"
 """How the loops begin that are no ``run.batches``."""
-_AVERAGES = ("ema", "averag", "swa", "shadow", "teacher", "target", "polyak")
+AVERAGES = ("ema", "averag", "swa", "shadow", "teacher", "target", "polyak")
 _OBJECTS = {
     "optimizer": "the optimizer",
     "scheduler": "the scheduler",
@@ -118,12 +118,12 @@ def _suspect(one: Suspect, aspect: str) -> str:
             "keep it in run.vars"
         )
     if one.kind == "module":
-        what = "EMA not registered:" if any(word in name.lower() for word in _AVERAGES) else "the module"
+        what = "EMA not registered:" if any(word in name.lower() for word in AVERAGES) else "the module"
         return f"{what} `{name}`{place} changes and is not in the state: give it to Checkpointer(..., {short}={name})"
     if one.kind in ("sampler", "dataset", "loader"):
         fix = "set it from run.progress.epoch, or keep it in run.vars"
         return f"the {one.kind} `{name}`{place} changes and is not in the state: {fix}"
-    if any(word in name.lower() for word in _AVERAGES):
+    if any(word in name.lower() for word in AVERAGES):
         fix = "give it to Checkpointer, or keep it in run.vars"
         return f"EMA not registered: `{name}`{place} is not in the state: {fix}"
     what = "a metric accumulator: " if aspect == "metrics" else ""

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 from milepost.auditing.evidence import OBJECT
 from milepost.auditing.records import Key, Seen, changed
 
-Aspect = Literal["place", "batches", "rng", "state", "gradients", "metrics"]
+Aspect = Literal["place", "batches", "rng", "state", "buffers", "gradients", "metrics"]
 
 
 class Leaf(NamedTuple):

@@ -21,6 +21,8 @@ from milepost.auditing.taker import Taken
 from milepost.errors import AuditError, ScriptError
 from milepost.ops.redirected import LOOKED, OWN, VARIABLE
 
+SCRIPT_VARIABLE = "MILEPOST_AUDIT_SCRIPT"
+"""As `VARIABLE`, for scripts that do not use milepost (`milepost.auditing.foreign`)."""
 TIMED_OUT = 124
 """What `launch` returns for a process that took too long, as timeout(1) does."""
 GRACE = 60.0
@@ -60,11 +62,11 @@ def launch(
 def _kill_all(environment: Mapping[str, str]) -> None:
     """Kill the process that was given `environment` and its offspring, also what left its group: they are known by the variable
     that names what they are to do, which no other process has."""
-    mark = f"{VARIABLE}={environment[VARIABLE]}".encode()
+    marks = {f"{name}={environment[name]}".encode() for name in (VARIABLE, SCRIPT_VARIABLE) if name in environment}
     for folder in Path("/proc").iterdir():
         if folder.name.isdecimal():
             try:
-                if mark in (folder / "environ").read_bytes().split(b"\0"):
+                if not marks.isdisjoint((folder / "environ").read_bytes().split(b"\0")):
                     os.kill(int(folder.name), signal.SIGKILL)
             except OSError:  # it has ended, or belongs to somebody else
                 continue

@@ -48,7 +48,7 @@ class Key(NamedTuple):
             "batches-done": f"epoch {self.epoch}, all batches done",
             "epoch-ended": f"epoch {self.epoch - 1} ended",
         }.get(self.phase, self.phase)
-        return f"step {self.step} ({place})"
+        return f"step {self.step} ({place})" if place else f"step {self.step}"
 
 
 class Batch(msgspec.Struct, array_like=True):
@@ -61,7 +61,7 @@ class Batch(msgspec.Struct, array_like=True):
 class Seen(msgspec.Struct, omit_defaults=True):
     """What was seen at one moment: path -> digest. `batches` came since the moment before; `under_way` is the last batch of every
     loop; `opaque` could not be looked into; `kinds` says what the script's objects are, where they are first seen; `size` is
-    that of the state in bytes."""
+    that of the state in bytes; `made` is what forward and backward made, where that is looked at by itself."""
 
     key: Key
     state: dict[str, str] = {}
@@ -74,6 +74,7 @@ class Seen(msgspec.Struct, omit_defaults=True):
     opaque: list[str] = []
     kinds: dict[str, str] = {}
     size: int = 0
+    made: dict[str, str] = {}
 
 
 class Head(msgspec.Struct, omit_defaults=True):
@@ -95,7 +96,7 @@ class Log:
         """Bytes that were written."""
         self._write(head)
 
-    def write(self, seen: Seen) -> None:
+    def write(self, seen: msgspec.Struct) -> None:
         """One moment."""
         self._write(seen)
 

@@ -53,6 +53,16 @@ def audit(
         Path | None,
         typer.Option("--report", metavar="FILE", help="Write the answer as Markdown (.md) or HTML (.html) too."),
     ] = None,
+    saver: Annotated[
+        str | None,
+        typer.Option(
+            "--saver", metavar="LIBRARY", help="For a script without milepost: what saves its checkpoints (torch)."
+        ),
+    ] = None,
+    resume_command: Annotated[
+        str | None,
+        typer.Option("--resume-command", metavar="TEXT", help="With --saver: what resumes it from {checkpoint}."),
+    ] = None,
     as_json: Json = False,
 ) -> int:
     """Prove that a training script resumes exactly, or say what it lacks.
@@ -69,6 +79,7 @@ def audit(
         milepost audit -- python train.py --epochs 2
         milepost audit --at 100 --steps 20 --kill -- python train.py
         milepost audit --report audit.md -- python train.py --epochs 2
+        milepost audit --saver torch --resume-command 'python train.py --resume {checkpoint}' -- python train.py
 
     JSON:
 
@@ -86,6 +97,8 @@ def audit(
         raise typer.BadParameter("--report takes a file that ends in .md or .html")
     if report is not None and not report.parent.is_dir():
         raise typer.BadParameter(f"--report: there is no folder {safe(str(report.parent))}")
+    if saver is None and resume_command is not None:
+        raise typer.BadParameter("--resume-command goes with --saver torch")
     with Progress() as progress:
         found = run_audit(
             command,
@@ -94,6 +107,8 @@ def audit(
             kill=kill,
             every_step=every_step,
             workers=workers,
+            saver=saver,
+            resume_command=resume_command,
             seconds=seconds,
             space=None if space is None else int(space * (1 << 30)),
             copy_cwd=copy_cwd,

@@ -1,0 +1,381 @@
+"""The audit of a script that does not use milepost: which processes are run, and what follows from comparing them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import milepost
+from milepost.auditing.causes import Cause
+from milepost.auditing.compare import Leaf, Pair, Parting, suspects
+from milepost.auditing.foreign.causes import Facts, causes, suspected
+from milepost.auditing.foreign.compare import align, generator_of, parting, random_apart
+from milepost.auditing.foreign.points import Point, points
+from milepost.auditing.foreign.processes import Played, ScriptBench
+from milepost.auditing.foreign.records import EARLY, END, Save
+from milepost.auditing.processes import TIMED_OUT, Launch, files_in, launch, scratch_folder
+from milepost.auditing.records import Kept, Seen, how_much
+from milepost.auditing.report import Difference, Report, Row, Verdict
+from milepost.errors import AuditError, ScriptError
+
+SAVERS = ("torch",)
+PLACE = "{checkpoint}"
+FIRST, RESUMED = 1, 2
+"""Seeds: a resumed process begins with another random state than the one it continues."""
+_MOST_DIFFERENCES = 12
+
+
+def resume_command(saver: str, command: Sequence[str], text: str | None) -> list[str]:
+    """What starts the script again, as a list with `{checkpoint}` in it, or `command` where the script looks for its checkpoint.
+
+    Raises:
+        ScriptError: there is no such saver, or no such command.
+    """
+    if saver not in SAVERS:
+        raise ScriptError(
+            f"there is no saver {saver!r}",
+            expected=" or ".join(SAVERS),
+            hint="a JAX script keeps its state in values of its own: it can be audited once it uses milepost"
+            if saver == "jax"
+            else "a script that uses milepost needs no --saver",
+        )
+    example = "--resume-command 'python train.py --resume {checkpoint}'"
+    if text is None:
+        raise ScriptError("how the script is resumed has to be said", expected=example)
+    try:
+        parts = shlex.split(text)
+    except ValueError as error:
+        raise ScriptError("the resume command cannot be read", found=text, hint=str(error)) from error
+    if not any(PLACE in one for one in parts) and parts != list(command):
+        raise ScriptError(
+            "{checkpoint} is missing in the resume command",
+            found=text,
+            expected=example,
+            hint="if the script finds its checkpoint by itself, give the very command that starts it",
+        )
+    return parts
+
+
+def audit_script(
+    command: Sequence[str],
+    *,
+    saver: str,
+    resume: str | None,
+    at: Sequence[int] = (),
+    steps: int | None = None,
+    every_save: bool = False,
+    seconds: float = 300.0,
+    copy_cwd: bool = False,
+    cwd: str | os.PathLike[str] | None = None,
+    environment: Mapping[str, str] | None = None,
+    keep: Path | None = None,
+    say: Callable[[str], None] = lambda text: None,
+    launch: Launch = launch,
+) -> Report:
+    """Run a training script that does not use milepost several times, killed and resumed, and find out whether it resumes exactly.
+
+    Args:
+        command: what starts it.
+        saver: the library that saves its checkpoints: ``"torch"``.
+        resume: the command that resumes it, with ``{checkpoint}`` where the path of the checkpoint belongs.
+        at: kill it after the first checkpoint at or after these steps (of optimizers); by default after the first, one in the
+            middle of an epoch, one at the end of an epoch, and the last.
+        steps: how many steps after the last of these to compare; None for all.
+        every_save: kill it after every checkpoint.
+        seconds: that a process may take before it is ended; what was seen until then is compared.
+        copy_cwd: give every process that is not a resumed one a copy of the working directory.
+        cwd: where to start the script; the current directory by default.
+        environment: of the script; that of this process by default.
+        keep: a folder, new, for the scratch of all processes; a temporary one by default.
+        say: is told what is being done.
+        launch: starts a process; see `milepost.auditing.processes.Launch`.
+
+    Raises:
+        AuditError: the script fails by itself, or does nothing that can be observed.
+        ScriptError: `saver` or `resume` is wrong, or there is no checkpoint to resume from.
+    """
+    again = resume_command(saver, command, resume)
+    if not command:
+        raise ScriptError("there is no command to audit", hint="milepost audit --saver torch ... -- python train.py")
+    started = time.monotonic()
+    where = (Path.cwd() if cwd is None else Path(cwd)).resolve()
+    before = files_in(where)
+    with scratch_folder(keep) as scratch:
+        bench = ScriptBench(
+            command, where, scratch.resolve(), copy_cwd=copy_cwd, environment=os.environ if environment is None else environment,
+            seconds=seconds, launch=launch,
+        )  # fmt: skip
+        one = _Audit(bench, again, at=at, steps=steps, every_save=every_save, say=say)
+        try:
+            report = one.report()
+        finally:
+            one.clear_up()
+        own = str(scratch.resolve())
+        files = [
+            path
+            for path, stamp in sorted(files_in(where).items())
+            if stamp != before.get(path) and not str(where / path).startswith(own)
+        ]
+    return replace(
+        report,
+        files=() if copy_cwd else tuple(files),
+        seconds=time.monotonic() - started,
+        versions={"milepost": milepost.__version__},
+    )
+
+
+class _Audit:
+    def __init__(
+        self,
+        bench: ScriptBench,
+        again: Sequence[str],
+        *,
+        at: Sequence[int],
+        steps: int | None,
+        every_save: bool,
+        say: Callable[[str], None],
+    ) -> None:
+        self._bench, self._again, self._say = bench, list(again), say
+        self._at, self._steps, self._every_save = sorted(set(at)), steps, every_save
+        self._environment: dict[str, str] = {}
+        self._remarks: list[str] = []
+        self._unseen: list[str] = []
+        self._made: list[str] = []
+        self._chance = ""
+        """Why uninterrupted processes differ from one another, if they do."""
+
+    def report(self) -> Report:
+        self._say("running the script, to see what it saves")
+        control = self._first()
+        saves = [one for one in control.saves if one.key.step]
+        if not saves:
+            return self._nothing_saved(control)
+        wanted = points(control.saves, len(_steps(control.seen)), at=self._at, every=self._every_save)
+        moments = None
+        if self._steps is not None:
+            # A moment is before its step: one more, to see what the last step did.
+            moments = max(point.key.step for point in wanted) + self._steps + 1
+        self._say("running it once more, uninterrupted")
+        straight = self._play("straight", FIRST, moments=moments)
+        self._must_work(straight)
+        ends = moments is None and not self._early(straight)
+        rows = [self._compare_control(control, straight)]
+        rows += [self._resume(point, straight, number, moments, ends) for number, point in enumerate(wanted, 1)]
+        self._unseen += [text for one in straight.seen for text in one.opaque]
+        if len([log for log in straight.logs if log.seen]) > 1:
+            self._unseen.append(
+                "other processes that make steps too: that with the most was compared (of ranks, the first)"
+            )
+        unseen = tuple(dict.fromkeys(self._unseen))
+        leaves = max((len(one.state) + len(one.made) + len(one.rng) for one in straight.seen), default=0)
+        return Report(
+            tuple(self._bench.command), _verdict(rows, unseen), tuple(rows), leaves, unseen, tuple(self._remarks)
+        )
+
+    def clear_up(self) -> None:
+        """Remove the folders that the script made and left empty, since what it saved there is in scratch."""
+        for path in sorted(set(self._made), key=len, reverse=True):
+            with contextlib.suppress(OSError):
+                os.rmdir(path)
+
+    # -- processes ---------------------------------------------------------------------------------------------------------------
+
+    def _play(
+        self, name: str, seed: int, *, command: Sequence[str] | None = None, moments: int | None = None,
+        kill: int | None = None,
+    ) -> Played:  # fmt: skip
+        played = self._bench.play(
+            name, seed, command=command, moments=moments, kill=kill, environment=self._environment
+        )
+        self._made += played.told("made")
+        return played
+
+    def _first(self) -> Played:
+        """The first process. Where it goes on from a checkpoint of the person's, another that cannot see those."""
+        control = self._play("control", FIRST)
+        own = self._bench.reads_own(control)
+        self._bench.learn(control)
+        if own:
+            self._remark(
+                f"the script goes on from {os.path.relpath(own[0], self._bench.cwd)} if that is there: it was hidden"
+            )
+            self._say("running it again, without the checkpoints that are there")
+            control = self._play("control-hidden", FIRST)
+            self._bench.learn(control)
+        self._must_work(control)
+        if not control.seen:
+            raise AuditError(
+                _why_nothing(control),
+                where=" ".join(self._bench.command),
+                found=control.tail() or "no output",
+                hint="--saver torch watches the steps of torch.optim optimizers",
+            )
+        return control
+
+    def _must_work(self, played: Played) -> None:
+        if played.failed:
+            raise AuditError(
+                f"the script fails by itself ({played.name}), with exit code {played.code}",
+                where=" ".join(self._bench.command),
+                found=played.tail() or "no output",
+                hint="run it by hand first; --scratch DIR keeps what every process printed",
+            )
+
+    def _early(self, played: Played) -> bool:
+        folder = self._bench.folder(played.name)
+        return played.code == TIMED_OUT or any(folder.glob(f"log-*/{EARLY}"))
+
+    def _remark(self, text: str) -> None:
+        if text not in self._remarks:
+            self._remarks.append(text)
+
+    # -- comparing ---------------------------------------------------------------------------------------------------------------
+
+    def _nothing_saved(self, control: Played) -> Report:
+        others = control.told("other")
+        if others:
+            text = f"what {', '.join(others)} saved: only checkpoints by torch.save are resumed from"
+        elif control.saves:
+            text = "a checkpoint: torch.save is called before the first step only"
+        else:
+            text = "a checkpoint: torch.save is never called"
+        row = Row("run once, uninterrupted", "control", None, len(control.seen), Verdict.EXACT)
+        return Report(tuple(self._bench.command), Verdict.INCOMPLETE, (row,), 0, (text,), tuple(self._remarks))
+
+    def _compare_control(self, control: Played, straight: Played) -> Row:
+        """Whether two uninterrupted processes are the same, and if not, why."""
+        pair = align(control.seen, straight.seen, 0)
+        found = parting(pair, ends=False)
+        name, label = "run twice, uninterrupted", "control"
+        if found is None:
+            return Row(name, label, None, len(straight.seen), Verdict.EXACT)
+        self._say("they differ: finding out whether hashes matter")
+        self._environment = {"PYTHONHASHSEED": "0"}
+        twins = [self._play(f"hash-seed-{number}", FIRST) for number in (1, 2)]
+        self._environment = {}
+        if parting(align(twins[0].seen, twins[1].seen, 0), ends=False) is None:
+            why = "the order of a set, or hash() of text, decides something: sort it, or set PYTHONHASHSEED"
+        else:
+            why = "non-deterministic kernels, the time, threads, or a generator that is not seeded (numpy's default_rng())"
+        self._chance = f"two uninterrupted runs differ as well, from {found.key} on ({found.aspect}): {why}"
+        self._remark(self._chance)
+        row = self._parted(name, label, None, found, [], self._kept("control", "straight"))
+        return replace(row, verdict=Verdict.EXACT, note=self._chance)
+
+    def _resume(self, point: Point, straight: Played, number: int, moments: int | None, ends: bool) -> Row:
+        name = f"resumed-{number}"
+        self._say(f"killing it after the checkpoint at {point.key}")
+        killed = self._play(name, FIRST, kill=point.key.step)
+        if killed.code not in (-9, 0, 137) or not killed.saves:
+            self._must_work(killed)
+        saves = _last_saves(killed.saves)
+        key = saves[-1].key if saves else point.key
+        title = f"resumed after {key}"
+        file = self._bench.checkpoint(killed, saves)
+        if file is None:
+            self._unseen.append(f"what was saved at {key}: no file of it is left when the process is killed")
+            return Row(title, point.label, key, 0, Verdict.INCOMPLETE, note="no checkpoint is left there")
+        self._say(f"resuming after {key}")
+        command = [one.replace(PLACE, str(file)) for one in self._again]
+        left = None if moments is None else max(moments - key.step, 1)
+        if moments is None:  # one more than there should be tells that there are too many
+            left = len(_steps(straight.seen)) - key.step + 1
+        again = self._play(name, RESUMED, command=command, moments=left)
+        if again.failed and not again.seen:
+            return self._failed(title, point, again)
+        return self._compare(point._replace(key=key), title, straight, again, saves, name, ends)
+
+    def _compare(
+        self, point: Point, title: str, straight: Played, again: Played, saves: Sequence[Save], name: str, ends: bool
+    ) -> Row:
+        pair = align(straight.seen, again.seen, point.key.step)
+        ends = ends and not again.failed and not self._early(again)
+        found = parting(pair, ends=ends)
+        if found is None and again.failed:
+            return self._failed(title, point, again)
+        if not pair.other and found is None:
+            self._unseen.append(f"{title}: the script makes no step any more")
+            return Row(title, point.label, point.key, 0, Verdict.EXACT, note="it makes no step any more")
+        apart = random_apart(pair, found)
+        kinds = {path: kind for one in straight.seen for path, kind in one.kinds.items()}
+        moving = _moving(straight.seen)
+        beside = suspects(pair, lambda key, path: path in moving, kinds, found.after if found is not None else None)
+        if found is None:
+            return self._exact(point, title, pair, apart, [suspected(one) for one in beside], ends)
+        facts = Facts(pair, found, saves, bool(again.loads()) or bool(again.told("other")),
+                      again.seen[0].key if again.seen else None, apart, beside)  # fmt: skip
+        likely = causes(facts)
+        if self._chance:
+            likely = [Cause("", f"the script is not deterministic: {self._chance}")]
+        return self._parted(title, point.label, point, found, likely, self._kept("straight", name))
+
+    def _exact(
+        self, point: Point, title: str, pair: Pair, apart: Sequence[Leaf], beside: Sequence[Cause], ends: bool
+    ) -> Row:
+        for cause in beside:
+            self._remark(f"{cause.text} (nothing else came of it as far as was compared)")
+        if apart:
+            names = ", ".join(sorted({generator_of(leaf.path).partition("/")[2] for leaf in apart}))
+            self._remark(f"the random state of {names} is not put back (nothing came of it as far as was compared)")
+            if not ends:
+                self._unseen.append(
+                    f"{title}: whether it matters later that the random state of {names} is not put back"
+                )
+        return Row(title, point.label, point.key, len(pair.other), Verdict.EXACT)
+
+    def _failed(self, title: str, point: Point, played: Played) -> Row:
+        cause = Cause("restart", f"the script fails when it is resumed: {played.error()}")
+        return Row(title, point.label, point.key, 0, Verdict.NOT_EXACT, point.key, "place", causes=(cause,))
+
+    def _parted(
+        self, name: str, label: str, point: Point | None, found: Parting, likely: Sequence[Cause], kept: Kept
+    ) -> Row:
+        differences = tuple(
+            Difference(leaf.path, how_much(kept, leaf.before, leaf.now)) for leaf in found.leaves[:_MOST_DIFFERENCES]
+        )
+        return Row(name, label, point.key if point is not None else None, found.after, Verdict.NOT_EXACT, found.key,
+                   found.aspect, differences, found.expected, found.found, tuple(likely))  # fmt: skip
+
+    def _kept(self, *names: str) -> Kept:
+        return Kept(*(folder for name in names for folder in sorted(self._bench.folder(name).glob("log-*"))))
+
+
+def _moving(seen: Sequence[Seen]) -> set[str]:
+    """The variables that change in the course of a process."""
+    values: dict[str, set[str | None]] = {}
+    for one in _steps(seen):
+        for path in one.script:
+            values.setdefault(path, set()).add(one.script[path])
+    return {path for path, found in values.items() if len(found) > 1}
+
+
+def _steps(seen: Sequence[Seen]) -> list[Seen]:
+    return [one for one in seen if one.key.phase != END]
+
+
+def _last_saves(saves: Sequence[Save]) -> list[Save]:
+    """Those made after the last step."""
+    return [one for one in saves if one.key.step == saves[-1].key.step] if saves else []
+
+
+def _why_nothing(played: Played) -> str:
+    if not played.started:
+        return "no Python process of the command could be watched (those started with -I, -E or -S cannot be)"
+    if "torch" not in played.frameworks:
+        if "jax" in played.frameworks:
+            return "a JAX script keeps its state in values of its own, and can be audited only once it uses milepost"
+        others = ", ".join(sorted(played.frameworks))
+        return f"the script imports no torch{f', but {others}' if others else ''}"
+    return "no step of a torch.optim optimizer was seen: it is compiled, or training is done outside of Python"
+
+
+def _verdict(rows: Sequence[Row], unseen: Sequence[str]) -> Verdict:
+    if any(row.verdict is Verdict.NOT_EXACT for row in rows):
+        return Verdict.NOT_EXACT
+    compared = any(row.at is not None and row.compared for row in rows)
+    return Verdict.INCOMPLETE if unseen or not compared else Verdict.EXACT

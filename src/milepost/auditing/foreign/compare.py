@@ -1,0 +1,104 @@
+"""A resumed process beside the uninterrupted one: its first step is the one after the checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+import msgspec
+
+from milepost.auditing.compare import Aspect, Leaf, Pair, Parting
+from milepost.auditing.foreign.records import END
+from milepost.auditing.records import Batch, Seen, changed
+
+
+def align(straight: Sequence[Seen], other: Sequence[Seen], done: int) -> Pair:
+    """Put the moments side by side. `other` went on after `done` steps, and counts its own from 1."""
+    begin = min(done, len(straight))
+    rest = straight[begin:]
+    named = []
+    for number, one in enumerate(other):
+        twin = rest[number].key if number < len(rest) else None
+        if twin is None or (twin.phase == END) != (one.key.phase == END):
+            twin = one.key._replace(step=one.key.step + done)
+        named.append(msgspec.structs.replace(one, key=twin))
+    return Pair(list(rest), named, list(straight[:begin]))
+
+
+def parting(pair: Pair, *, ends: bool) -> Parting | None:
+    """Where they part, random state aside, which matters by what is drawn from it.
+
+    Args:
+        pair: what `align` returned.
+        ends: both ran to the end of the script, so that neither may have done more than the other.
+    """
+    for number, (one, other) in enumerate(zip(pair.straight, pair.other, strict=False)):
+        found = _difference(one, other, number)
+        if found is not None:
+            return found
+    shorter = min(len(pair.straight), len(pair.other))
+    if len(pair.straight) == len(pair.other) or not ends:
+        return None
+    rest = (pair.straight[shorter:] or pair.other[shorter:])[0].key
+    told = ("the end", str(rest)) if len(pair.other) > shorter else (str(rest), "the end")
+    return Parting(rest, "place", [], shorter, *told)
+
+
+def _difference(one: Seen, other: Seen, number: int) -> Parting | None:
+    key = other.key
+    if one.key != key:
+        return Parting(key, "place", [], number, str(one.key), str(key))
+    if one.state != other.state:
+        return Parting(key, "state", _leaves(one.state, other.state), number)
+    found = _batches(one.batches, other.batches, first=number == 0)
+    if found is not None:
+        before, now = found
+        leaves = _leaves(before.leaves, now.leaves) if before is not None and now is not None else []
+        loop = (now or before or one.batches[-1]).loop
+        if leaves:
+            return Parting(key, "batches", leaves, number, loop=loop)
+        counts = f"{len(one.batches)} batches", f"{len(other.batches)} batches"
+        return Parting(key, "batches", leaves, number, *counts, loop)
+    if one.made != other.made:
+        leaves = _leaves(one.made, other.made)
+        gradients = [leaf for leaf in leaves if leaf.path.endswith(".grad")]
+        aspect: Aspect = "gradients" if len(gradients) == len(leaves) else "buffers"
+        return Parting(key, aspect, leaves, number)
+    return None
+
+
+def _batches(one: list[Batch], other: list[Batch], *, first: bool) -> tuple[Batch | None, Batch | None] | None:
+    """The first batches that differ, None where there is one less. Since a restart, fewer may have come than since the step
+    before: those that came last count."""
+    if first:
+        shorter = min(len(one), len(other)) or max(len(one), len(other))
+        one, other = one[-shorter:], other[-shorter:]
+    for position in range(max(len(one), len(other))):
+        before = one[position] if position < len(one) else None
+        now = other[position] if position < len(other) else None
+        if before is None or now is None or before.leaves != now.leaves:
+            return before, now
+    return None
+
+
+def random_apart(pair: Pair, found: Parting | None) -> list[Leaf]:
+    """Random state that is not put back: what differs before they part (or there, at the latest), of those generators that are
+    drawn from in the course of the uninterrupted run."""
+    seen = [*pair.before, *pair.straight]
+    drawn = {generator_of(path) for one, other in pairwise(seen) for path in changed(one.rng, other.rng)}
+    until = None if found is None else found.after + (found.aspect != "place")
+    for one, other in list(zip(pair.straight, pair.other, strict=False))[:until]:
+        both = one.rng.keys() & other.rng.keys()
+        apart = [leaf for leaf in _leaves(one.rng, other.rng) if generator_of(leaf.path) in drawn and leaf.path in both]
+        if apart:
+            return apart
+    return []
+
+
+def generator_of(path: str) -> str:
+    """Which generator a leaf of random state belongs to: ``rng/torch`` or ``generator/NAME``."""
+    return "/".join(path.split("/")[:2])
+
+
+def _leaves(before: Mapping[str, str], now: Mapping[str, str]) -> list[Leaf]:
+    return [Leaf(path, before.get(path), now.get(path)) for path in changed(before, now)]

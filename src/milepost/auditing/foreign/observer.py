@@ -1,0 +1,277 @@
+"""The watcher inside a process of ``milepost audit --saver torch``: set up once the script has imported torch."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from milepost.auditing.foreign.finder import Finder, Found, generators, made, state
+from milepost.auditing.foreign.overlay import Overlay
+from milepost.auditing.foreign.records import EARLY, END, Line, Save, Spec
+from milepost.auditing.foreign.redirect import redirect
+from milepost.auditing.observer import LARGE, Ended
+from milepost.auditing.records import Batch, Head, Key, Log, Samples, Seen, digest_of
+from milepost.core.leaves import Leaf, fingerprint, leaves
+from milepost.torch import scripts
+from milepost.torch.watching import look_into
+from milepost.training.progress import Phase
+from milepost.training.rng import GlobalRng
+
+OTHERS = {
+    "safetensors.torch": ("save_file", "save_model", "load_file", "load_model"),
+    "torch.distributed.checkpoint": ("save", "async_save"),
+}
+"""What saves, and is not ``torch.save``."""
+_PATH_AT = {"save_file": 1, "save_model": 1, "load_file": 0, "load_model": 1}
+
+
+_WATCHER: list[Watcher] = []
+
+
+def arm(path: str) -> None:
+    """Watch this process, as the file at `path` says."""
+    watcher = Watcher(msgspec.json.decode(Path(path).read_bytes(), type=Spec))
+    _WATCHER.append(watcher)
+    scripts.watch_steps(watcher.before_step, watcher.after_step)
+    scripts.watch_passes(watcher.pass_began, watcher.handed)
+    scripts.watch_files(watcher.where, watcher.saved, watcher.loads)
+    for module in OTHERS:
+        if module in sys.modules:
+            saver_imported(module)
+    redirect(watcher.overlay)
+    atexit.register(watcher.end)
+    os.register_at_fork(after_in_child=watcher.forked)
+
+
+def saver_imported(module: str) -> None:
+    """One of the modules in `OTHERS` is here."""
+    for watcher in _WATCHER:
+        watcher.watch_saver(module, OTHERS[module])
+
+
+class Watcher:
+    """Sees what a script does with PyTorch, and writes it down.
+
+    A *moment* is the one before a step of an optimizer: what leads to the step is in place, and what the script did after the
+    step before is done.
+    """
+
+    def __init__(self, spec: Spec) -> None:
+        self._spec = spec
+        self.overlay = Overlay(spec.mirror, spec.families, spec.folders, spec.log, self._tell)
+        self._until = None if spec.seconds is None else time.monotonic() + spec.seconds
+        self._log: Log | None = None
+        self._samples: Samples | None = None
+        self._over = False
+        self._begin()
+
+    def _begin(self) -> None:
+        self._finder = Finder()
+        self._rng = GlobalRng()
+        self._steps = 0
+        self._stepping: Any = None
+        self._saved_now = False
+        self._pass: scripts.Pass | None = None
+        """What the batch of the last step came from."""
+        self._handing: scripts.Pass | None = None
+        self._passes: dict[str, int] = {}
+        self._batches: list[tuple[scripts.Pass, Batch]] = []
+        self._opaque: list[str] = []
+        self._last: list[Found] = []
+
+    def forked(self) -> None:
+        """The process is a child now, with nothing to say unless it trains itself."""
+        self._log = self._samples = None
+        self._begin()
+
+    # -- moments -------------------------------------------------------------------------------------------------------------
+
+    def before_step(self, optimizer: Any) -> None:
+        """A step of an optimizer is about to be made, perhaps within that of another, which wraps it."""
+        if self._over:  # it caught our exit and went on
+            os._exit(0)
+        if self._stepping not in (None, id(optimizer)):
+            return
+        self._stepping = id(optimizer)
+        spec = self._spec
+        if spec.kill is not None and self._saved_now and self._steps >= spec.kill:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self._saved_now = False
+        self._steps += 1
+        self._pass = self._handing
+        found, beside = self._finder.find(optimizer)
+        self._last = found
+        script = {leaf.path: self._digest(leaf, whole=False) for leaf in beside if not leaf.opaque}
+        kinds = {**self._finder.new_kinds(), **{one.name: one.kind for one in found}}
+        self._write_moment(Key(0, self._steps, *self._place(before=True), ""), optimizer, script, kinds)
+        late = self._until is not None and time.monotonic() > self._until
+        if late or self._steps == spec.moments:
+            if late:
+                Path(spec.log, EARLY).touch()
+            self._over = True
+            raise Ended(0)
+
+    def after_step(self, optimizer: Any) -> None:
+        """The step was made."""
+        if self._stepping == id(optimizer):
+            self._stepping = None
+
+    def end(self) -> None:
+        """The script has ended."""
+        if self._steps and not self._over and self._log is not None:
+            self._batches.clear()
+            self._write_moment(Key(0, self._steps, 0, 0, END, ""), None, {}, {})
+
+    def _write_moment(self, key: Key, optimizer: Any, script: dict[str, str], kinds: dict[str, str]) -> None:
+        # Not those of a pass that has ended since: after a restart from here it is not made again.
+        batches = [batch for one, batch in self._batches if one is self._pass or not one.over]
+        seen = Seen(
+            key,
+            state=self._digests(state(self._last)),
+            made=self._digests(made(self._last, optimizer)),
+            rng={
+                **self._digests(leaves(self._rng.capture(), "rng")),
+                **self._digests(generators(self._last)),
+            },
+            script=script,
+            batches=batches,
+            opaque=self._opaque,
+            kinds=kinds,
+        )
+        self._batches, self._opaque = [], []
+        self._write(Line(seen=seen))
+        if self._samples is not None:
+            self._samples.flush()
+
+    def _place(self, *, before: bool = False) -> tuple[int, int, str]:
+        """Epoch, batch and phase, by the pass that batches last came from."""
+        one = self._pass
+        if one is None:
+            return 0, 0, ""
+        if before or not (one.over or one.count == one.length):
+            return one.epoch, one.count, str(Phase.IN_EPOCH)
+        if one.over:
+            return one.epoch + 1, 0, str(Phase.EPOCH_ENDED)
+        return one.epoch, one.count, str(Phase.BATCHES_DONE)
+
+    # -- data -----------------------------------------------------------------------------------------------------------------
+
+    def pass_began(self, one: scripts.Pass) -> None:
+        """A loop over a loader begins."""
+        one.epoch = self._passes.get(one.loop, 0)
+        self._passes[one.loop] = one.epoch + 1
+
+    def handed(self, one: scripts.Pass, batch: Any) -> None:
+        """It hands out a batch."""
+        found = {}
+        for leaf in leaves(batch, "", _attributes):
+            found[leaf.path or "."] = self._digest(leaf)
+            if leaf.opaque:
+                self._opaque.append(f"batch of {one.loop}: {leaf.path or '.'} ({leaf.kind})")
+        self._batches.append((one, Batch(one.loop, found)))
+        self._handing = one
+
+    # -- files ----------------------------------------------------------------------------------------------------------------
+
+    def where(self, file: Any, writes: bool) -> Any:
+        """Where ``torch.save`` or ``torch.load`` finds a file."""
+        return self.overlay.cover(file, beside=True) if writes else self.overlay.where(file)
+
+    def saved(self, value: object, file: Any) -> None:
+        """``torch.save`` has written `value` to `file`."""
+        path = self._name(file)
+        if path is None:  # into memory
+            return
+        self._saved_now = True
+        self.overlay.cover(path, beside=True)
+        digests = {leaf.path: digest_of(leaf) for leaf in leaves(value, "", _saved_objects)}
+        self._write(Line(save=Save(path, Key(0, self._steps, *self._place(), ""), digests, _random_in(digests))))
+
+    def loads(self, file: Any) -> None:
+        """``torch.load`` is about to read `file`."""
+        path = self._name(file)
+        if path is not None:
+            self._write(Line(load=(path, not self.overlay.holds(path))))
+
+    def _name(self, file: Any) -> str | None:
+        """The path of a file that is given by path or open."""
+        return self.overlay.name(file if isinstance(file, (str, os.PathLike)) else getattr(file, "name", None))
+
+    def watch_saver(self, module: str, names: Iterable[str]) -> None:
+        """Have functions of another library that saves find their files in scratch, too, and be noted."""
+        home = sys.modules[module]
+        for name in names:
+            setattr(home, name, self._watched(module, name, getattr(home, name)))
+
+    def _watched(self, module: str, name: str, original: Any) -> Any:
+        at = _PATH_AT.get(name)
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            writes = "save" in name
+            if at is not None and len(arguments) > at:
+                path = self.where(arguments[at], writes)
+                arguments = (*arguments[:at], path, *arguments[at + 1 :])
+            elif "filename" in options:
+                options["filename"] = self.where(options["filename"], writes)
+            if writes:
+                self._write(Line(other=f"{module}.{name}"))
+            return original(*arguments, **options)
+
+        return call
+
+    # -- writing down ------------------------------------------------------------------------------------------------------------
+
+    def _tell(self, what: str, one: Any) -> None:
+        self._write(Line(**{what: one}))
+
+    def _write(self, line: Line) -> None:
+        if self._log is None:
+            path = Path(self._spec.log, f"{time.time_ns()}-{os.getpid()}.jsonl")
+            rank = os.environ.get("RANK", "0")
+            self._log = Log(path, Head(rank, self._spec.mirror, os.getpid(), sys.argv))
+            self._samples = Samples(path)
+        self._log.write(line)
+
+    def _digests(self, found: Iterable[Leaf]) -> dict[str, str]:
+        digests = {}
+        for leaf in found:
+            digests[leaf.path] = self._digest(leaf)
+            if leaf.opaque:
+                self._opaque.append(f"{leaf.path} ({leaf.kind})")
+        return digests
+
+    def _digest(self, leaf: Leaf, *, whole: bool = True) -> str:
+        if not whole and leaf.info is not None and leaf.info.nbytes > LARGE:
+            return fingerprint(leaf.value)
+        digest = digest_of(leaf)
+        if self._samples is not None:
+            self._samples.put(digest, leaf)
+        return digest
+
+
+def _attributes(value: Any, path: str) -> Mapping[str, Any] | None:
+    held = getattr(value, "__dict__", None)
+    return held if held and not callable(value) else None
+
+
+def _saved_objects(value: Any, path: str) -> Mapping[str, Any] | None:
+    """What is in an object that is saved as a whole."""
+    found = look_into(value, is_item=False)
+    return found[1] if found is not None else _attributes(value, path)
+
+
+def _random_in(saved: Mapping[str, str]) -> list[str]:
+    """The libraries whose global random state is among what is saved, in the form that they hand it out."""
+    native = {"python": random.getstate(), "numpy": np.random.get_state(), "torch": scripts.random_state()}
+    texts = set(saved.values())
+    return [name for name, one in native.items() if {digest_of(leaf) for leaf in leaves(one)} <= texts]

@@ -1,0 +1,211 @@
+"""Has Python's functions for files ask an `Overlay` where a file is."""
+
+from __future__ import annotations
+
+import builtins
+import functools
+import io
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from milepost.auditing.foreign import raw
+from milepost.auditing.foreign.overlay import Overlay
+
+
+def redirect(overlay: Overlay) -> None:
+    """From now on, in this process and its forks."""
+    _openers(overlay)
+    _of_one_path(overlay)
+    _of_two_paths(overlay)
+    _of_folders(overlay)
+
+
+def _replace(module: Any, name: str, make: Callable[[Any], Any]) -> None:
+    """Put what `make` makes of a function in its place, in the sets by which `os` tells what it can do, too."""
+    original = getattr(module, name)
+    made = functools.wraps(original)(make(original))
+    for group in (os.supports_dir_fd, os.supports_follow_symlinks, os.supports_fd, os.supports_effective_ids):
+        if original in group:
+            group.add(made)
+    setattr(module, name, made)
+
+
+def _openers(overlay: Overlay) -> None:
+    def make(original: Any) -> Any:
+        def opened(file: Any, mode: str = "r", *arguments: Any, **options: Any) -> Any:
+            writes = isinstance(mode, str) and set(mode) & set("wax+")
+            here = overlay.for_writing(file, binary="b" in mode) if writes else overlay.where(file)
+            return original(here, mode, *arguments, **options)
+
+        return opened
+
+    def make_low(original: Any) -> Any:
+        def opened(path: Any, flags: int, *arguments: Any, **options: Any) -> Any:
+            if options.get("dir_fd") is not None:
+                return original(path, flags, *arguments, **options)
+            writes = flags & (os.O_WRONLY | os.O_RDWR)
+            here = overlay.for_writing(path, binary=True) if writes else overlay.where(path)
+            return original(here, flags, *arguments, **options)
+
+        return opened
+
+    _replace(builtins, "open", make)
+    io.open = builtins.open
+    _replace(os, "open", make_low)
+
+
+def _of_one_path(overlay: Overlay) -> None:
+    def make(original: Any) -> Any:
+        def asked(path: Any, *arguments: Any, **options: Any) -> Any:
+            here = path if options.get("dir_fd") is not None else overlay.where(path)
+            return original(here, *arguments, **options)
+
+        return asked
+
+    for name in ("stat", "lstat", "access", "utime", "chmod", "truncate", "readlink", "remove", "unlink"):
+        _replace(os, name, make)
+
+
+def _of_two_paths(overlay: Overlay) -> None:
+    """Of what is in scratch, the second path is there too."""
+
+    def make_move(original: Any) -> Any:
+        def moved(src: Any, dst: Any, **options: Any) -> None:
+            twin = overlay.twin(src)
+            if not (overlay.holds(src) or overlay.holds(dst)):
+                original(src, dst, **options)
+                if twin is not None:  # a folder some of whose files are in scratch
+                    target = f"{overlay.mirror}{overlay.name(dst)}"
+                    raw.make_folders(os.path.dirname(target))
+                    original(twin, target)
+                    overlay.moved(src, dst)
+                return
+            if overlay.holds(src):
+                original(overlay.where(src), overlay.cover(dst))
+            else:
+                raw.move(os.fsdecode(src), os.fsdecode(overlay.cover(dst)))
+            overlay.moved(src, dst)
+
+        return moved
+
+    def make_copy(original: Any) -> Any:
+        def copied(src: Any, dst: Any, *arguments: Any, **options: Any) -> Any:
+            if not overlay.holds(src):
+                return original(src, overlay.where(dst), *arguments, **options)
+            original(overlay.where(src), overlay.cover(dst), *arguments, **options)
+            overlay.moved(src, dst, copied=True)
+            return dst
+
+        return copied
+
+    def make_link(original: Any) -> Any:
+        def linked(src: Any, dst: Any, *arguments: Any, **options: Any) -> None:
+            beside = os.path.join(os.path.dirname(os.path.abspath(os.fsdecode(dst))), os.fsdecode(src))
+            if not overlay.holds(beside):
+                original(src, overlay.where(dst), *arguments, **options)
+                return
+            original(src if not os.path.isabs(src) else overlay.where(src), overlay.cover(dst))
+            overlay.moved(beside, dst, copied=True)
+
+        return linked
+
+    for name in ("rename", "replace"):
+        _replace(os, name, make_move)
+    _replace(os, "link", make_copy)
+    _replace(os, "symlink", make_link)
+    _replace(shutil, "copyfile", make_copy)
+
+
+def _of_folders(overlay: Overlay) -> None:
+    """A folder may be there and, with some of its files, in scratch too."""
+
+    def both(path: Any) -> tuple[Any, str | None]:
+        """Where a folder is, and where else."""
+        twin = overlay.twin(path)
+        if twin is None:
+            return overlay.where(path), None
+        if overlay.holds(path) or os.path.abspath(os.fsdecode(path)) == twin:
+            return twin, None
+        return path, twin
+
+    def make_list(original: Any) -> Any:
+        def listed(path: Any = ".") -> Any:
+            here, twin = both(path)
+            if twin is None:
+                names = original(here)
+                return [one for one in names if here is not path or not _is_hidden(overlay, path, one)]
+            theirs = original(os.fsencode(twin) if isinstance(path, bytes) else twin)
+            mine = [one for one in original(here) if not overlay.holds(os.path.join(path, one))]
+            return mine + [one for one in theirs if one not in set(mine)]
+
+        return listed
+
+    def make_scan(original: Any) -> Any:
+        def scanned(path: Any = ".") -> Any:
+            here, twin = both(path)
+            with original(here) as entries:
+                mine = [one for one in entries if here is not path or not _is_hidden(overlay, path, one.name)]
+            if twin is not None:
+                known = {one.name for one in mine}
+                with original(os.fsencode(twin) if isinstance(path, bytes) else twin) as entries:
+                    mine += [one for one in entries if one.name not in known]
+            return _Entries(mine)
+
+        return scanned
+
+    def make_remove(original: Any) -> Any:
+        def removed(path: Any, *arguments: Any, **options: Any) -> Any:
+            here, twin = both(path) if options.get("dir_fd") is None else (path, None)
+            if twin is not None:
+                original(twin, *arguments, **options)
+            if here is not path or not overlay.spares(path):
+                original(here, *arguments, **options)
+
+        return removed
+
+    def make_make(original: Any) -> Any:
+        def made(path: Any, *arguments: Any, **options: Any) -> None:
+            if options.get("dir_fd") is not None:
+                original(path, *arguments, **options)
+                return
+            here = overlay.make_folder(path)
+            original(here, *arguments, **options)
+            if here is path:
+                overlay.made(path)
+
+        return made
+
+    _replace(os, "listdir", make_list)
+    _replace(os, "scandir", make_scan)
+    _replace(os, "rmdir", make_remove)
+    _replace(os, "mkdir", make_make)
+    _replace(shutil, "rmtree", make_remove)
+
+
+def _is_hidden(overlay: Overlay, folder: Any, name: Any) -> bool:
+    """Whether a name in a folder is one of the person's that the script is not to see."""
+    return not isinstance(folder, int) and overlay.holds(os.path.join(folder, name))
+
+
+class _Entries:
+    """What `os.scandir` returns."""
+
+    def __init__(self, entries: list[os.DirEntry[str]]) -> None:
+        self._entries = iter(entries)
+
+    def __iter__(self) -> Iterator[os.DirEntry[str]]:
+        return self._entries
+
+    def __next__(self) -> os.DirEntry[str]:
+        return next(self._entries)
+
+    def __enter__(self) -> _Entries:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """There is nothing to close."""
