@@ -28,9 +28,17 @@ Owned = tuple[str, Any]
 
 
 def watch_steps(before: Callable[[Any], None], after: Callable[[Any], None]) -> None:
-    """Call `before` and `after` with the optimizer around every step of any."""
-    register_optimizer_step_pre_hook(lambda optimizer, *_: before(optimizer))
-    register_optimizer_step_post_hook(lambda optimizer, *_: after(optimizer))
+    """Call `before` and `after` with the optimizer around every step of any, unless the step is compiled."""
+    for register, call in ((register_optimizer_step_pre_hook, before), (register_optimizer_step_post_hook, after)):
+        register(_outside_of_graphs(call))
+
+
+def _outside_of_graphs(call: Callable[[Any], None]) -> Callable[..., None]:
+    def hook(optimizer: Any, *_: Any) -> None:
+        if not torch.compiler.is_compiling():  # what is traced would become part of the graph
+            call(optimizer)
+
+    return hook
 
 
 def watch_files(
@@ -134,7 +142,14 @@ def state_of(kind: str, value: Any) -> Mapping[str, Any]:
     if isinstance(value, nn.Module):
         return dict(value.named_parameters())
     state: Mapping[str, Any] = value.state_dict()
-    return {name: one for name, one in state.items() if name not in _BOOKKEEPING} if kind == "scheduler" else state
+    return _without_bookkeeping(state) if kind == "scheduler" else state
+
+
+def _without_bookkeeping(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a scheduler, and of those that it consists of."""
+    found = {name: one for name, one in state.items() if name not in _BOOKKEEPING}
+    parts = found.get("_schedulers")
+    return found if parts is None else {**found, "_schedulers": [_without_bookkeeping(part) for part in parts]}
 
 
 def made_of(value: Any, trained: Collection[int]) -> Mapping[str, Any]:

@@ -201,6 +201,7 @@ class _Audit:
         own = self._bench.reads_own(control)
         self._bench.learn(control)
         if own:
+            self._bench.hide(own)
             self._remark(
                 f"the script goes on from {os.path.relpath(own[0], self._bench.cwd)} if that is there: it was hidden"
             )
@@ -271,7 +272,7 @@ class _Audit:
         name = f"resumed-{number}"
         self._say(f"killing it after the checkpoint at {point.key}")
         killed = self._play(name, FIRST, kill=point.key.step)
-        if killed.code not in (-9, 0, 137) or not killed.saves:
+        if not killed.told("killed"):  # the checkpoint was made after the last step
             self._must_work(killed)
         saves = _last_saves(killed.saves)
         key = saves[-1].key if saves else point.key
@@ -294,13 +295,13 @@ class _Audit:
         self, point: Point, title: str, straight: Played, again: Played, saves: Sequence[Save], name: str, ends: bool
     ) -> Row:
         pair = align(straight.seen, again.seen, point.key.step)
+        if not pair.other and not _steps(pair.straight):
+            self._unseen.append(f"what follows from the checkpoint after step {point.key.step}, the last one")
+            return Row(title, point.label, point.key, 0, Verdict.INCOMPLETE, note="no step is left to be made there")
         ends = ends and not again.failed and not self._early(again)
         found = parting(pair, ends=ends)
         if found is None and again.failed:
             return self._failed(title, point, again)
-        if not pair.other and found is None:
-            self._unseen.append(f"{title}: the script makes no step any more")
-            return Row(title, point.label, point.key, 0, Verdict.EXACT, note="it makes no step any more")
         apart = random_apart(pair, found)
         kinds = {path: kind for one in straight.seen for path, kind in one.kinds.items()}
         moving = _moving(straight.seen)

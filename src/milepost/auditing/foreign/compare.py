@@ -48,8 +48,11 @@ def _difference(one: Seen, other: Seen, number: int) -> Parting | None:
     key = other.key
     if one.key != key:
         return Parting(key, "place", [], number, str(one.key), str(key))
-    if one.state != other.state:
-        return Parting(key, "state", _leaves(one.state, other.state), number)
+    extra = tuple(f"{name}/" for name in other.kinds.keys() - one.kinds.keys())  # what only a restart makes
+    state, made = ({path: digest for path, digest in found.items() if not path.startswith(extra)}
+                   for found in (other.state, other.made))  # fmt: skip
+    if one.state != state:
+        return Parting(key, "state", _leaves(one.state, state), number)
     found = _batches(one.batches, other.batches, first=number == 0)
     if found is not None:
         before, now = found
@@ -59,8 +62,8 @@ def _difference(one: Seen, other: Seen, number: int) -> Parting | None:
             return Parting(key, "batches", leaves, number, loop=loop)
         counts = f"{len(one.batches)} batches", f"{len(other.batches)} batches"
         return Parting(key, "batches", leaves, number, *counts, loop)
-    if one.made != other.made:
-        leaves = _leaves(one.made, other.made)
+    if one.made != made:
+        leaves = _leaves(one.made, made)
         gradients = [leaf for leaf in leaves if leaf.path.endswith(".grad")]
         aspect: Aspect = "gradients" if len(gradients) == len(leaves) else "buffers"
         return Parting(key, aspect, leaves, number)

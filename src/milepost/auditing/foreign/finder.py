@@ -45,7 +45,7 @@ class Finder(Evidence):
             names.add(name)
             found.append(Found(name, kind, one))
         known = {id(one.object) for one in found}
-        for kind, one in self._others(optimizer):
+        for kind, one in self._others(optimizer, found):
             if id(one) not in known and not (kind == "module" and _is_part(one, found)):
                 name = escape(type(one).__name__)
                 number = sum(other.partition("#")[0] == name for other in names)
@@ -53,12 +53,14 @@ class Finder(Evidence):
                 found.append(Found(f"{name}#{number + 1}" if number else name, kind, one))
         return found, beside
 
-    def _others(self, optimizer: Any) -> Iterator[tuple[str, Any]]:
-        """What is there beside the script's own variables."""
+    def _others(self, optimizer: Any, found: list[Found]) -> Iterator[tuple[str, Any]]:
+        """What the script's variables do not lead to. It is looked for once for each optimizer that they do not lead to."""
         if id(optimizer) not in self._around:
-            self._around[id(optimizer)] = [
-                (kind, weakref.ref(one)) for kind, one in (("optimizer", optimizer), *scripts.around(optimizer))
-            ]
+            there = any(one.object is optimizer for one in found)
+            trained = {id(one) for one in scripts.parameters_of(optimizer)}
+            led_to = there and trained <= scripts.parameter_ids(one.object for one in found)
+            around = [] if led_to else [("optimizer", optimizer), *scripts.around(optimizer)]
+            self._around[id(optimizer)] = [(kind, weakref.ref(one)) for kind, one in around]
         for held in self._around.values():
             for kind, ref in held:
                 one = ref()

@@ -105,6 +105,7 @@ class Watcher:
         self._stepping = id(optimizer)
         spec = self._spec
         if spec.kill is not None and self._saved_now and self._steps >= spec.kill:
+            self._write(Line(killed=True))
             os.kill(os.getpid(), signal.SIGKILL)
         self._saved_now = False
         self._steps += 1

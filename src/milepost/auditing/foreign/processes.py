@@ -147,8 +147,14 @@ class ScriptBench(Bench):
         return min(found)[2] if found else None
 
     def reads_own(self, played: Played) -> list[str]:
-        """The person's own files that the process loaded, of families that it saves to."""
-        return [path for path, own in played.loads() if own and family(path) in set(played.told("family"))]
+        """The person's own files that the process went on from: it loaded them, and saves to files of their families, or saves
+        nothing any more."""
+        saved = set(played.told("family"))
+        return [path for path, own in played.loads() if own and (family(path) in saved or not played.saves)]
+
+    def hide(self, paths: Sequence[str]) -> None:
+        """From now on, these and others of their families are not seen."""
+        self.families = tuple(dict.fromkeys((*self.families, *map(family, paths))))
 
 
 def _index(lines: Sequence[Line], save: Save) -> int:

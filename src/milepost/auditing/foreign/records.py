@@ -48,7 +48,8 @@ class Save(msgspec.Struct, omit_defaults=True):
 class Line(msgspec.Struct, omit_defaults=True):
     """One event: a moment before an optimizer's step; a save; a file that is loaded, and whether it is the person's own; a file
     that was moved or, if the third says so, copied; a folder that was made outside of scratch; a family of files that is in
-    scratch from then on, or a folder for what is written there; a function that saves and is no ``torch.save``."""
+    scratch from then on, or a folder for what is written there; a function that saves and is no ``torch.save``; that the
+    process kills itself."""
 
     seen: Seen | None = None
     save: Save | None = None
@@ -58,6 +59,7 @@ class Line(msgspec.Struct, omit_defaults=True):
     family: str | None = None
     folder: str | None = None
     other: str | None = None
+    killed: bool | None = None
 
 
 class Log(NamedTuple):

@@ -13,6 +13,11 @@ from typing import Any
 from milepost.auditing.foreign import raw
 from milepost.auditing.foreign.overlay import Overlay
 
+_OF_ONE_PATH = (
+    "stat", "lstat", "access", "utime", "chmod", "chown", "lchown", "truncate", "readlink", "remove", "unlink", "statvfs",
+    "listxattr", "getxattr", "setxattr", "removexattr",
+)  # fmt: skip
+
 
 def redirect(overlay: Overlay) -> None:
     """From now on, in this process and its forks."""
@@ -64,8 +69,9 @@ def _of_one_path(overlay: Overlay) -> None:
 
         return asked
 
-    for name in ("stat", "lstat", "access", "utime", "chmod", "truncate", "readlink", "remove", "unlink"):
-        _replace(os, name, make)
+    for name in _OF_ONE_PATH:
+        if hasattr(os, name):
+            _replace(os, name, make)
 
 
 def _of_two_paths(overlay: Overlay) -> None:
