@@ -19,7 +19,7 @@ from milepost.auditing.foreign.points import Point, points
 from milepost.auditing.foreign.processes import Played, ScriptBench
 from milepost.auditing.foreign.records import EARLY, END, Save
 from milepost.auditing.processes import TIMED_OUT, Launch, files_in, launch, scratch_folder
-from milepost.auditing.records import Kept, Seen, how_much
+from milepost.auditing.records import Kept, Key, Seen, how_much
 from milepost.auditing.report import Difference, Report, Row, Verdict
 from milepost.errors import AuditError, ScriptError
 
@@ -146,6 +146,8 @@ class _Audit:
         self._remarks: list[str] = []
         self._unseen: list[str] = []
         self._made: list[str] = []
+        self._twins: list[dict[Key, Seen]] = []
+        """What both uninterrupted processes saw at each moment."""
         self._chance = ""
         """Why uninterrupted processes differ from one another, if they do."""
 
@@ -163,6 +165,7 @@ class _Audit:
         self._say("running it once more, uninterrupted")
         straight = self._play("straight", FIRST, moments=moments)
         self._must_work(straight)
+        self._twins = [{one.key: one for one in played.seen} for played in (control, straight)]
         ends = moments is None and not self._early(straight)
         rows = [self._compare_control(control, straight)]
         rows += [self._resume(point, straight, number, moments, ends) for number, point in enumerate(wanted, 1)]
@@ -305,7 +308,14 @@ class _Audit:
         apart = random_apart(pair, found)
         kinds = {path: kind for one in straight.seen for path, kind in one.kinds.items()}
         moving = _moving(straight.seen)
-        beside = suspects(pair, lambda key, path: path in moving, kinds, found.after if found is not None else None)
+        beside = suspects(
+            pair,
+            lambda key, path: (
+                path in moving and len({one[key].script.get(path) for one in self._twins if key in one}) <= 1
+            ),
+            kinds,
+            found.after if found is not None else None,
+        )
         if found is None:
             return self._exact(point, title, pair, apart, [suspected(one) for one in beside], ends)
         facts = Facts(pair, found, saves, bool(again.loads()) or bool(again.told("other")),

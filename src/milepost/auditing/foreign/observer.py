@@ -50,7 +50,7 @@ def arm(path: str) -> None:
             saver_imported(module)
     redirect(watcher.overlay)
     atexit.register(watcher.end)
-    os.register_at_fork(after_in_child=watcher.forked)
+    os.register_at_fork(before=watcher.about_to_fork, after_in_child=watcher.forked)
 
 
 def saver_imported(module: str) -> None:
@@ -88,6 +88,11 @@ class Watcher:
         self._batches: list[tuple[scripts.Pass, Batch]] = []
         self._opaque: list[str] = []
         self._last: list[Found] = []
+
+    def about_to_fork(self) -> None:
+        """What waits to be written must not be written by the child too."""
+        if self._samples is not None:
+            self._samples.flush()
 
     def forked(self) -> None:
         """The process is a child now, with nothing to say unless it trains itself."""

@@ -17,7 +17,7 @@ def main() -> None:
     torch.manual_seed(0)
     inputs = torch.randn(32, 4)
     labels = (inputs.sum(dim=1) > 0).long()
-    loader = DataLoader(TensorDataset(inputs, labels), batch_size=8, shuffle=True)
+    loader = DataLoader(TensorDataset(inputs, labels), batch_size=8, shuffle=True, num_workers=1)
     model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.2), nn.Tanh(), nn.Linear(8, 2))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 4)
