@@ -87,8 +87,10 @@ def audit(
         raise ScriptError("steps= is how many to compare", expected="at least 1", found=steps)
     variables = _environment(callable(script)) if environment is None else environment
     if saver is not None:
-        if workers is not None:
-            raise ScriptError("with a saver, other numbers of workers are not compared", hint="leave --workers out")
+        if workers is not None or space is not None:
+            raise ScriptError(
+                "with a saver, no workers and no space can be asked for", hint="leave --workers and --space out"
+            )
         return audit_script(command, saver=saver, resume=resume_command, at=at, steps=steps, every_save=every_step,
                             seconds=seconds, copy_cwd=copy_cwd, cwd=cwd, environment=variables, keep=keep, say=say,
                             launch=launch)  # fmt: skip

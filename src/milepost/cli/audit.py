@@ -55,13 +55,11 @@ def audit(
     ] = None,
     saver: Annotated[
         str | None,
-        typer.Option(
-            "--saver", metavar="LIBRARY", help="For a script without milepost: what saves its checkpoints (torch)."
-        ),
+        typer.Option("--saver", metavar="LIBRARY", help="For scripts without milepost: what saves (torch)."),
     ] = None,
     resume_command: Annotated[
         str | None,
-        typer.Option("--resume-command", metavar="TEXT", help="With --saver: what resumes it from {checkpoint}."),
+        typer.Option("--resume-command", metavar="TEXT", help="With --saver: what resumes from {checkpoint}."),
     ] = None,
     as_json: Json = False,
 ) -> int:
@@ -72,6 +70,9 @@ def audit(
     bit. Every process has run directories of its own; yours is neither read nor written. The script runs as often as there
     are points, and two times more: let it make few steps.
 
+    A script that does not use milepost is killed after some of its checkpoints, and resumed, with --saver torch and
+    --resume-command 'python train.py --resume {checkpoint}'.
+
     Exit code 0 says exact, 1 not exact, 2 that the command cannot be, 3 that this could not be found out.
 
     For example:
@@ -79,7 +80,6 @@ def audit(
         milepost audit -- python train.py --epochs 2
         milepost audit --at 100 --steps 20 --kill -- python train.py
         milepost audit --report audit.md -- python train.py --epochs 2
-        milepost audit --saver torch --resume-command 'python train.py --resume {checkpoint}' -- python train.py
 
     JSON:
 
@@ -87,7 +87,7 @@ def audit(
         comparisons: [{name, point, at, compared, verdict, where, aspect, expected, found, note,
                        differences: [{path, how_much}], causes: [{path, text}]}]
         at, where: {step, epoch, batch, phase, asker}
-        aspect: place, batches, rng, state, gradients, metrics, objects or restart
+        aspect: place, batches, rng, state, buffers, gradients, metrics, objects or restart
         leaves: how many were compared at every moment; unseen: what could not be
         remarks, seconds, command; files: that the script wrote; versions: {milepost}
     """

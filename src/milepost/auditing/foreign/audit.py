@@ -108,7 +108,7 @@ def audit_script(
     with scratch_folder(keep) as scratch:
         bench = ScriptBench(
             command, where, scratch.resolve(), copy_cwd=copy_cwd, environment=os.environ if environment is None else environment,
-            seconds=seconds, launch=launch,
+            seconds=seconds, space=None, keep=keep is not None, launch=launch,
         )  # fmt: skip
         one = _Audit(bench, again, at=at, steps=steps, every_save=every_save, say=say)
         try:

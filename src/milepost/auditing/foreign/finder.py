@@ -28,7 +28,7 @@ class Finder(Evidence):
     """Looks at the variables as an `Evidence` does, and sets objects that carry state apart."""
 
     def __init__(self) -> None:
-        super().__init__(())
+        super().__init__()
         self._found: list[tuple[str, str, Any]] = []
         self._around: dict[int, list[tuple[str, weakref.ref[Any]]]] = {}
 
@@ -36,7 +36,7 @@ class Finder(Evidence):
         """The objects that carry state, those around `optimizer` (which is about to step) included; and the leaves of all
         variables beside them."""
         self._found = []
-        beside = list(self.look())
+        beside = list(self.look(()))
         names: set[str] = set()
         found = []
         for path, kind, one in self._found:

@@ -12,11 +12,10 @@ import msgspec
 
 from milepost.auditing.foreign.overlay import family
 from milepost.auditing.foreign.records import Line, Log, Save, Spec, read
-from milepost.auditing.processes import GRACE, TIMED_OUT, Bench
+from milepost.auditing.processes import GRACE, SCRIPT_VARIABLE, TIMED_OUT, Bench
 from milepost.auditing.records import Seen
 from milepost.errors import AuditError
 
-VARIABLE = "MILEPOST_AUDIT_SCRIPT"
 STARTUP = Path(__file__).parent / "startup"
 
 
@@ -109,7 +108,7 @@ class ScriptBench(Bench):
         variables = {**self._environment, **(environment or {})}
         before = variables.get("PYTHONPATH")
         variables |= {
-            VARIABLE: str(path),
+            SCRIPT_VARIABLE: str(path),
             "PYTHONPATH": os.pathsep.join([str(STARTUP), *([before] if before else [])]),
         }
         output = here / "output.txt"
