@@ -27,16 +27,17 @@ Owned = tuple[str, Any]
 """The kind of an object, and the object."""
 
 
-def watch_steps(before: Callable[[Any], None], after: Callable[[Any], None]) -> None:
-    """Call `before` and `after` with the optimizer around every step of any, unless the step is compiled."""
+def watch_steps(before: Callable[[Any, bool], None], after: Callable[[Any, bool], None]) -> None:
+    """Call `before` and `after` around every step of any optimizer, with it and whether the step computes gradients itself (by a
+    closure); unless the step is compiled."""
     for register, call in ((register_optimizer_step_pre_hook, before), (register_optimizer_step_post_hook, after)):
         register(_outside_of_graphs(call))
 
 
-def _outside_of_graphs(call: Callable[[Any], None]) -> Callable[..., None]:
-    def hook(optimizer: Any, *_: Any) -> None:
+def _outside_of_graphs(call: Callable[[Any, bool], None]) -> Callable[..., None]:
+    def hook(optimizer: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
         if not torch.compiler.is_compiling():  # what is traced would become part of the graph
-            call(optimizer)
+            call(optimizer, any(callable(one) for one in (*arguments[1:], *options.values())))
 
     return hook
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from launcher import Launcher
 
 from milepost.auditing.audit import audit
@@ -104,6 +106,39 @@ def test_files_beside_checkpoints(job: Job, tmp_path: Path) -> None:
     assert (tmp_path / "model.bin").read_bytes() == b"mine"
 
 
+def test_a_script_that_goes_on_training_its_own_file(job: Job, tmp_path: Path) -> None:
+    """What it cannot do without, it is given, as it was at first."""
+    torch.save({"weight": torch.ones(1, 2), "bias": torch.ones(1)}, tmp_path / "last.pt")
+    before = (tmp_path / "last.pt").read_bytes()
+    report = job(
+        step="if step == 0: model.load_state_dict(torch.load('last.pt'))\n    optimizer.step()",
+        save=SAVE.replace("last", "new") + "; torch.save(model.state_dict(), 'last.pt')",
+        at=[3],
+    )
+    assert report.verdict is Verdict.EXACT, str(report)
+    assert report.remarks == ("the script needs last.pt: every process began with a copy",)
+    assert (tmp_path / "last.pt").read_bytes() == before
+
+
+def test_another_script_that_resumes(job: Job, tmp_path: Path) -> None:
+    """With other names for the same things."""
+    text = SCRIPT.format(first="", step="optimizer.step()", save=SAVE)
+    (tmp_path / "again.py").write_text(
+        text.replace("optimizer", "descent").replace("model", "net").replace('"net"', '"model"')
+    )
+    report = job(resume_command=f"{sys.executable} again.py {{checkpoint}}", at=[3])
+    assert report.verdict is Verdict.EXACT, str(report)
+
+
+def test_steps_that_compute_their_gradients_themselves(job: Job) -> None:
+    step = (
+        "optimizer.step(lambda: (optimizer.zero_grad(), model(torch.ones(1, 2)).pow(2).sum().backward())"
+        " and model(torch.ones(1, 2)).sum())"
+    )
+    report = job(step=step, save=SAVE.replace("'step'", "'o': optimizer.state_dict(), 'step'"), at=[3])
+    assert report.verdict is Verdict.EXACT, str(report)
+
+
 def test_a_resume_that_reads_nothing(job: Job) -> None:
     report = job(resume_command=f"{sys.executable} train.py", at=[3])
     assert report.verdict is Verdict.NOT_EXACT
@@ -113,7 +148,7 @@ def test_a_resume_that_reads_nothing(job: Job) -> None:
 def test_a_resume_that_fails(job: Job) -> None:
     report = job(save="torch.save({'model': model.state_dict()}, 'last.pt')", at=[3])
     assert report.verdict is Verdict.NOT_EXACT
-    assert "the script fails when it is resumed: KeyError: 'step'" in report.causes[0].text
+    assert "the script fails when it is started again: KeyError: 'step'" in report.causes[0].text
 
 
 def test_scripts_that_are_not_the_same_twice(job: Job) -> None:
@@ -126,7 +161,7 @@ def test_scripts_that_are_not_the_same_twice(job: Job) -> None:
     ("options", "words"),
     [
         ({"save": "pass"}, "torch.save is never called"),
-        ({"save": f"if step == 5: {SAVE}"}, "what follows from the checkpoint after step 6, the last one"),
+        ({"save": f"if step == 5: {SAVE}"}, "no step follows the checkpoint"),
         (
             {
                 "first": "from safetensors.torch import save_file",
@@ -140,7 +175,7 @@ def test_scripts_that_are_not_the_same_twice(job: Job) -> None:
 def test_what_makes_it_incomplete(job: Job, tmp_path: Path, options: Any, words: str) -> None:
     report = job(**options)
     assert (report.verdict, report.exit_code) == (Verdict.INCOMPLETE, 3)
-    assert any(words in text for text in report.unseen)
+    assert any(words in text for text in (*report.unseen, *(row.note for row in report.rows)))
     assert [path.name for path in tmp_path.iterdir()] == ["train.py"]
 
 
@@ -171,12 +206,18 @@ def test_jax_without_milepost_is_declared_unsupported(tmp_path: Path) -> None:
         ({"resume_command": "python train.py --resume last.pt"}, "{checkpoint} is missing in the resume command"),
         ({"resume_command": None}, "how the script is resumed has to be said"),
         ({"resume_command": "python 'train.py"}, "the resume command cannot be read"),
-        ({"workers": 2}, "other numbers of workers are not compared"),
+        ({"workers": 2}, "no workers and no space can be asked for"),
     ],
 )
 def test_what_a_person_may_get_wrong(job: Job, options: Any, words: str) -> None:
     with pytest.raises(ScriptError, match=words):
         job(**options)
+
+
+def test_a_python_that_cannot_be_watched(tmp_path: Path) -> None:
+    command = [sys.executable, "-I", "-c", "print(1)"]
+    with pytest.raises(AuditError, match="no Python process of the command could be watched"):
+        audit(command, saver="torch", resume_command=shlex.join(command), cwd=tmp_path)
 
 
 def test_no_checkpoint_at_a_step(job: Job) -> None:
@@ -234,7 +275,7 @@ def test_real_interpreters_that_a_command_starts(
     row = told["comparisons"][1]
     assert (row["at"]["step"], row["where"]["step"], row["aspect"]) == (2, 3, "state")
     assert "the optimizer `optimizer` is not in the checkpoint" in row["causes"][0]["text"]
-    assert "the optimizer \\`optimizer\\` is not in the checkpoint" in Path("a.md").read_text()
+    assert "the optimizer `optimizer` is not in the checkpoint" in Path("a.md").read_text()
     assert not list(tmp_path.glob("*.pt"))
 
 

@@ -12,22 +12,23 @@ from pathlib import Path
 
 import milepost
 from milepost.auditing.causes import Cause
-from milepost.auditing.compare import Leaf, Pair, Parting, suspects
+from milepost.auditing.compare import Leaf, Pair, suspects
 from milepost.auditing.foreign.causes import Facts, causes, suspected
 from milepost.auditing.foreign.compare import align, generator_of, parting, random_apart
-from milepost.auditing.foreign.points import Point, points
+from milepost.auditing.foreign.points import points
 from milepost.auditing.foreign.processes import Played, ScriptBench
 from milepost.auditing.foreign.records import EARLY, END, Save
+from milepost.auditing.points import Point
 from milepost.auditing.processes import TIMED_OUT, Launch, files_in, launch, scratch_folder
-from milepost.auditing.records import Kept, Key, Seen, how_much
-from milepost.auditing.report import Difference, Report, Row, Verdict
+from milepost.auditing.records import Kept, Key, Seen
+from milepost.auditing.report import Report, Row, Verdict
+from milepost.auditing.verdict import Place, failed, open_, overall, parted
 from milepost.errors import AuditError, ScriptError
 
 SAVERS = ("torch",)
 PLACE = "{checkpoint}"
 FIRST, RESUMED = 1, 2
 """Seeds: a resumed process begins with another random state than the one it continues."""
-_MOST_DIFFERENCES = 12
 
 
 def resume_command(saver: str, command: Sequence[str], text: str | None) -> list[str]:
@@ -165,6 +166,7 @@ class _Audit:
         self._say("running it once more, uninterrupted")
         straight = self._play("straight", FIRST, moments=moments)
         self._must_work(straight)
+        self._bench.drop_files("straight")
         self._twins = [{one.key: one for one in played.seen} for played in (control, straight)]
         ends = moments is None and not self._early(straight)
         rows = [self._compare_control(control, straight)]
@@ -177,7 +179,7 @@ class _Audit:
         unseen = tuple(dict.fromkeys(self._unseen))
         leaves = max((len(one.state) + len(one.made) + len(one.rng) for one in straight.seen), default=0)
         return Report(
-            tuple(self._bench.command), _verdict(rows, unseen), tuple(rows), leaves, unseen, tuple(self._remarks)
+            tuple(self._bench.command), overall(rows, unseen), tuple(rows), leaves, unseen, tuple(self._remarks)
         )
 
     def clear_up(self) -> None:
@@ -204,14 +206,20 @@ class _Audit:
         own = self._bench.reads_own(control)
         self._bench.learn(control)
         if own:
+            which = os.path.relpath(own[0], self._bench.cwd)
             self._bench.hide(own)
-            self._remark(
-                f"the script goes on from {os.path.relpath(own[0], self._bench.cwd)} if that is there: it was hidden"
-            )
             self._say("running it again, without the checkpoints that are there")
-            control = self._play("control-hidden", FIRST)
+            hidden = self._play("control-hidden", FIRST)
+            if not hidden.failed:
+                self._remark(f"the script goes on from {which} if that is there: it was hidden")
+            else:
+                self._remark(f"the script needs {which}: every process began with a copy")
+                self._bench.give(own)
+                hidden = self._play("control-given", FIRST)
+            control = hidden
             self._bench.learn(control)
         self._must_work(control)
+        self._bench.drop_files(control.name)
         if not control.seen:
             raise AuditError(
                 _why_nothing(control),
@@ -267,9 +275,8 @@ class _Audit:
         else:
             why = "non-deterministic kernels, the time, threads, or a generator that is not seeded (numpy's default_rng())"
         self._chance = f"two uninterrupted runs differ as well, from {found.key} on ({found.aspect}): {why}"
-        self._remark(self._chance)
-        row = self._parted(name, label, None, found, [], self._kept("control", "straight"))
-        return replace(row, verdict=Verdict.EXACT, note=self._chance)
+        row = parted(name, label, None, found, [], self._kept("control", "straight"), Verdict.EXACT)
+        return replace(row, note=self._chance)
 
     def _resume(self, point: Point, straight: Played, number: int, moments: int | None, ends: bool) -> Row:
         name = f"resumed-{number}"
@@ -278,79 +285,63 @@ class _Audit:
         if not killed.told("killed"):  # the checkpoint was made after the last step
             self._must_work(killed)
         saves = _last_saves(killed.saves)
-        key = saves[-1].key if saves else point.key
-        title = f"resumed after {key}"
+        place = Place(saves[-1].key if saves else point.key, point.label)
         file = self._bench.checkpoint(killed, saves)
         if file is None:
-            self._unseen.append(f"what was saved at {key}: no file of it is left when the process is killed")
-            return Row(title, point.label, key, 0, Verdict.INCOMPLETE, note="no checkpoint is left there")
-        self._say(f"resuming after {key}")
+            return open_(place, "of what torch.save wrote there, no file is left when the process is killed")
+        self._say(f"resuming after {place.at}")
         command = [one.replace(PLACE, str(file)) for one in self._again]
-        left = None if moments is None else max(moments - key.step, 1)
-        if moments is None:  # one more than there should be tells that there are too many
-            left = len(_steps(straight.seen)) - key.step + 1
-        again = self._play(name, RESUMED, command=command, moments=left)
-        if again.failed and not again.seen:
-            return self._failed(title, point, again)
-        return self._compare(point._replace(key=key), title, straight, again, saves, name, ends)
+        # One step more than there should be tells that there are too many.
+        left = (len(_steps(straight.seen)) + 1 if moments is None else moments) - place.at.step
+        again = self._play(name, RESUMED, command=command, moments=max(left, 1))
+        row = self._compare(place, straight, again, saves, name, ends)
+        self._bench.clear(name)
+        return row
 
     def _compare(
-        self, point: Point, title: str, straight: Played, again: Played, saves: Sequence[Save], name: str, ends: bool
+        self, place: Place, straight: Played, again: Played, saves: Sequence[Save], name: str, ends: bool
     ) -> Row:
-        pair = align(straight.seen, again.seen, point.key.step)
+        pair = align(straight.seen, again.seen, place.at.step)
+        if not pair.other and again.failed:
+            return failed(place, again.error())
+        if not pair.other and again.code == TIMED_OUT:
+            return open_(place, "the resumed process made no step before its time was over")
         if not pair.other and not _steps(pair.straight):
-            self._unseen.append(f"what follows from the checkpoint after step {point.key.step}, the last one")
-            return Row(title, point.label, point.key, 0, Verdict.INCOMPLETE, note="no step is left to be made there")
-        ends = ends and not again.failed and not self._early(again)
-        found = parting(pair, ends=ends)
+            return open_(place, "no step follows the checkpoint, before or after a restart")
+        found = parting(pair, ends=ends and not again.failed and not self._early(again))
         if found is None and again.failed:
-            return self._failed(title, point, again)
+            return failed(place, again.error())
         apart = random_apart(pair, found)
         kinds = {path: kind for one in straight.seen for path, kind in one.kinds.items()}
-        moving = _moving(straight.seen)
-        beside = suspects(
-            pair,
-            lambda key, path: (
-                path in moving and len({one[key].script.get(path) for one in self._twins if key in one}) <= 1
-            ),
-            kinds,
-            found.after if found is not None else None,
-        )
+        beside = suspects(pair, self._is_suspect(straight), kinds, found.after if found is not None else None)
         if found is None:
-            return self._exact(point, title, pair, apart, [suspected(one) for one in beside], ends)
-        facts = Facts(pair, found, saves, bool(again.loads()) or bool(again.told("other")),
-                      again.seen[0].key if again.seen else None, apart, beside)  # fmt: skip
-        likely = causes(facts)
+            return self._exact(place, pair, apart, [suspected(one) for one in beside], ends)
+        reads = bool(again.loads()) or bool(again.told("other"))
+        began = again.seen[0].key if again.seen else None
+        likely = causes(Facts(pair, found, saves, reads, began, apart, beside))
         if self._chance:
             likely = [Cause("", f"the script is not deterministic: {self._chance}")]
-        return self._parted(title, point.label, point, found, likely, self._kept("straight", name))
+        kept = self._kept("straight", name)
+        return parted(place.title, place.label, place.at, found, likely, kept, Verdict.NOT_EXACT)
 
-    def _exact(
-        self, point: Point, title: str, pair: Pair, apart: Sequence[Leaf], beside: Sequence[Cause], ends: bool
-    ) -> Row:
+    def _is_suspect(self, straight: Played) -> Callable[[Key, str], bool]:
+        """Whether a variable changes in the course of a process, and is the same in both uninterrupted ones."""
+        moving = _moving(straight.seen)
+        return lambda key, path: (
+            path in moving and len({one[key].script.get(path) for one in self._twins if key in one}) <= 1
+        )
+
+    def _exact(self, place: Place, pair: Pair, apart: Sequence[Leaf], beside: Sequence[Cause], ends: bool) -> Row:
         for cause in beside:
             self._remark(f"{cause.text} (nothing else came of it as far as was compared)")
         if apart:
             names = ", ".join(sorted({generator_of(leaf.path).partition("/")[2] for leaf in apart}))
-            self._remark(f"the random state of {names} is not put back (nothing came of it as far as was compared)")
             if not ends:
-                self._unseen.append(
-                    f"{title}: whether it matters later that the random state of {names} is not put back"
+                return open_(
+                    place, f"the random state of {names} is not put back, which may matter later", len(pair.other)
                 )
-        return Row(title, point.label, point.key, len(pair.other), Verdict.EXACT)
-
-    def _failed(self, title: str, point: Point, played: Played) -> Row:
-        cause = Cause("restart", f"the script fails when it is resumed: {played.error()}")
-        return Row(title, point.label, point.key, 0, Verdict.NOT_EXACT, point.key, "place", causes=(cause,))
-
-    def _parted(
-        self, name: str, label: str, point: Point | None, found: Parting, likely: Sequence[Cause], kept: Kept
-    ) -> Row:
-        differences = tuple(
-            Difference(leaf.path, how_much(kept, leaf.before, leaf.now)) for leaf in found.leaves[:_MOST_DIFFERENCES]
-        )
-        return Row(name, label, point.key if point is not None else None, found.after, Verdict.NOT_EXACT, found.key,
-                   found.aspect, differences, found.expected, found.found, tuple(likely))  # fmt: skip
+            self._remark(f"the random state of {names} is not put back, and nothing came of it")
+        return Row(place.title, place.label, place.at, len(pair.other), Verdict.EXACT)
 
     def _kept(self, *names: str) -> Kept:
         return Kept(*(folder for name in names for folder in sorted(self._bench.folder(name).glob("log-*"))))
@@ -383,10 +374,3 @@ def _why_nothing(played: Played) -> str:
         others = ", ".join(sorted(played.frameworks))
         return f"the script imports no torch{f', but {others}' if others else ''}"
     return "no step of a torch.optim optimizer was seen: it is compiled, or training is done outside of Python"
-
-
-def _verdict(rows: Sequence[Row], unseen: Sequence[str]) -> Verdict:
-    if any(row.verdict is Verdict.NOT_EXACT for row in rows):
-        return Verdict.NOT_EXACT
-    compared = any(row.at is not None and row.compared for row in rows)
-    return Verdict.INCOMPLETE if unseen or not compared else Verdict.EXACT

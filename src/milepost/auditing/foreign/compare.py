@@ -8,7 +8,7 @@ from itertools import pairwise
 import msgspec
 
 from milepost.auditing.compare import Aspect, Leaf, Pair, Parting
-from milepost.auditing.foreign.records import END
+from milepost.auditing.foreign.records import END, STATEFUL
 from milepost.auditing.records import Batch, Seen, changed
 
 
@@ -16,6 +16,7 @@ def align(straight: Sequence[Seen], other: Sequence[Seen], done: int) -> Pair:
     """Put the moments side by side. `other` went on after `done` steps, and counts its own from 1."""
     begin = min(done, len(straight))
     rest = straight[begin:]
+    other = _call_alike(rest[0], other) if rest and other else other
     named = []
     for number, one in enumerate(other):
         twin = rest[number].key if number < len(rest) else None
@@ -23,6 +24,35 @@ def align(straight: Sequence[Seen], other: Sequence[Seen], done: int) -> Pair:
             twin = one.key._replace(step=one.key.step + done)
         named.append(msgspec.structs.replace(one, key=twin))
     return Pair(list(rest), named, list(straight[:begin]))
+
+
+def _call_alike(one: Seen, other: Sequence[Seen]) -> Sequence[Seen]:
+    """Call objects by the names that they have in `one`: another script that resumes may have other names."""
+    mine, theirs = ({name: kind for name, kind in seen.kinds.items() if kind in STATEFUL and _parts(seen, name)}
+                    for seen in (one, other[0]))  # fmt: skip
+    names: dict[str, str] = {}
+    for name in theirs.keys() - mine.keys():
+        fit = [known for known in mine.keys() - theirs.keys() if mine[known] == theirs[name]]
+        alike = [known for known in fit if _parts(one, known) == _parts(other[0], name)] or fit
+        if len(alike) == 1 and alike[0] not in names.values():
+            names[name] = alike[0]
+    return [_renamed(seen, names) for seen in other] if names else other
+
+
+def _parts(seen: Seen, name: str) -> set[str]:
+    """The paths of what an object has, below it."""
+    return {path[len(name) :] for path in (*seen.state, *seen.made) if path.startswith(name + "/")}
+
+
+def _renamed(seen: Seen, names: Mapping[str, str]) -> Seen:
+    def rename(found: Mapping[str, str]) -> dict[str, str]:
+        new = {}
+        for path, digest in found.items():
+            old = next((name for name in names if path == name or path.startswith(name + "/")), None)
+            new[path if old is None else names[old] + path[len(old) :]] = digest
+        return new
+
+    return msgspec.structs.replace(seen, state=rename(seen.state), made=rename(seen.made), kinds=rename(seen.kinds))
 
 
 def parting(pair: Pair, *, ends: bool) -> Parting | None:
@@ -37,7 +67,7 @@ def parting(pair: Pair, *, ends: bool) -> Parting | None:
         if found is not None:
             return found
     shorter = min(len(pair.straight), len(pair.other))
-    if len(pair.straight) == len(pair.other) or not ends:
+    if len(pair.straight) == len(pair.other) or not (ends or shorter == 0):
         return None
     rest = (pair.straight[shorter:] or pair.other[shorter:])[0].key
     told = ("the end", str(rest)) if len(pair.other) > shorter else (str(rest), "the end")

@@ -7,13 +7,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, cast
 
 from milepost.auditing.evidence import Evidence
+from milepost.auditing.foreign.records import STATEFUL
 from milepost.core.leaves import Leaf, leaves
 from milepost.core.paths import escape
 from milepost.torch import scripts
 from milepost.torch.watching import look_into
 from milepost.training.rng import capture_generator
-
-STATEFUL = ("module", "metric", "optimizer", "scheduler", "scaler", "generator")
 
 
 class Found(NamedTuple):

@@ -101,7 +101,7 @@ class Watcher:
 
     # -- moments -------------------------------------------------------------------------------------------------------------
 
-    def before_step(self, optimizer: Any) -> None:
+    def before_step(self, optimizer: Any, closure: bool) -> None:
         """A step of an optimizer is about to be made, perhaps within that of another, which wraps it."""
         if self._over:  # it caught our exit and went on
             os._exit(0)
@@ -119,7 +119,9 @@ class Watcher:
         self._last = found
         script = {leaf.path: self._digest(leaf, whole=False) for leaf in beside if not leaf.opaque}
         kinds = {**self._finder.new_kinds(), **{one.name: one.kind for one in found}}
-        self._write_moment(Key(0, self._steps, *self._place(before=True), ""), optimizer, script, kinds)
+        self._write_moment(
+            Key(0, self._steps, *self._place(before=True), ""), None if closure else optimizer, script, kinds
+        )
         late = self._until is not None and time.monotonic() > self._until
         if late or self._steps == spec.moments:
             if late:
@@ -127,7 +129,7 @@ class Watcher:
             self._over = True
             raise Ended(0)
 
-    def after_step(self, optimizer: Any) -> None:
+    def after_step(self, optimizer: Any, closure: bool) -> None:
         """The step was made."""
         if self._stepping == id(optimizer):
             self._stepping = None

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from milepost.auditing.foreign.records import Save
+from milepost.auditing.points import Point
 from milepost.auditing.records import Key
 from milepost.errors import ScriptError
 from milepost.training.progress import Phase
 
 MOST_POINTS = 50
-
-
-class Point(NamedTuple):
-    """After which step a checkpoint was saved, and what it stands for."""
-
-    key: Key
-    label: str
 
 
 def points(saves: Sequence[Save], last: int, *, at: Sequence[int], every: bool) -> list[Point]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -71,6 +72,8 @@ class ScriptBench(Bench):
     families: tuple[str, ...] = ()
     folders: tuple[str, ...] = ()
     """What is known of the files that the script saves."""
+    given: tuple[str, ...] = ()
+    """Files of the person's of which every process has a copy in scratch at first."""
 
     def mirror(self, name: str) -> Path:
         """Where the files are that the processes called `name` saved."""
@@ -98,8 +101,9 @@ class ScriptBench(Bench):
         """
         here = self.folder(name)
         log, mirror = here / f"log-{seed}", self.mirror(name)
-        for folder in (log, mirror):
-            folder.mkdir(parents=True, exist_ok=True)
+        log.mkdir(parents=True)
+        if not mirror.exists():
+            self._begin(mirror)
         cwd = self._own_cwd(here)
         spec = Spec(str(mirror), str(log), str(cwd), seed, list(self.families), list(self.folders),
                     moments=moments, seconds=self.seconds, kill=kill)  # fmt: skip
@@ -115,6 +119,13 @@ class ScriptBench(Bench):
         code = self._launch(self.command if command is None else command, variables, cwd, output, self.seconds + GRACE)
         return self._played(name, code, log, output)
 
+    def _begin(self, mirror: Path) -> None:
+        mirror.mkdir()
+        for path in self.given:
+            copy = Path(f"{mirror}{path}")
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
+
     def _played(self, name: str, code: int, log: Path, output: Path) -> Played:
         for problem in log.glob("*.problem"):
             where, text = problem.read_text("utf-8").split("\n", 1)
@@ -128,6 +139,11 @@ class ScriptBench(Bench):
         processes = [json.loads(path.read_text("utf-8")) for path in log.glob("*.process")]
         frameworks = frozenset(one for process in processes for one in process["frameworks"])
         return Played(name, code, logs, output, frameworks, bool(logs or processes))
+
+    def drop_files(self, name: str) -> None:
+        """Remove what was saved in the processes called `name`, since nobody resumes from that."""
+        if not self._keep:
+            shutil.rmtree(self.mirror(name))
 
     def learn(self, played: Played) -> None:
         """From now on, files that `played` kept in scratch are there from the beginning."""
@@ -150,6 +166,10 @@ class ScriptBench(Bench):
         nothing any more."""
         saved = set(played.told("family"))
         return [path for path, own in played.loads() if own and (family(path) in saved or not played.saves)]
+
+    def give(self, paths: Sequence[str]) -> None:
+        """From now on, every process begins with copies of these."""
+        self.given = tuple(dict.fromkeys(paths))
 
     def hide(self, paths: Sequence[str]) -> None:
         """From now on, these and others of their families are not seen."""

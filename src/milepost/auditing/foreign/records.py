@@ -14,6 +14,9 @@ EARLY = "ended-early"
 END = "the end"
 """The phase of the moment at which a script ends."""
 
+STATEFUL = ("module", "metric", "optimizer", "scheduler", "scaler", "generator")
+"""Kinds of objects that a checkpoint has to hold."""
+
 
 class Spec(msgspec.Struct, omit_defaults=True):
     """What a process is to do.
