@@ -34,11 +34,10 @@ if len(sys.argv) > 1:
     model.load_state_dict(saved["model"])
     start = saved["step"]
 for step in range(start, 6):
-    optimizer.zero_grad()
-    model(torch.tensor([[1.0, float(step)]])).sum().backward()
     {step}
     {save}
 """
+STEP = "optimizer.zero_grad(); model(torch.tensor([[1.0, float(step)]])).sum().backward(); optimizer.step()"
 SAVE = "torch.save({'model': model.state_dict(), 'step': step + 1}, 'last.pt')"
 Job = Callable[..., Report]
 
@@ -47,7 +46,7 @@ Job = Callable[..., Report]
 def _job(launcher: Launcher, tmp_path: Path) -> Job:
     """Writes a small script and audits it."""
 
-    def run(first: str = "", step: str = "optimizer.step()", save: str = SAVE, **options: Any) -> Report:
+    def run(first: str = "", step: str = STEP, save: str = SAVE, **options: Any) -> Report:
         script = tmp_path / "train.py"
         script.write_text(SCRIPT.format(first=first, step=step, save=save))
 
@@ -111,7 +110,7 @@ def test_a_script_that_goes_on_training_its_own_file(job: Job, tmp_path: Path) -
     torch.save({"weight": torch.ones(1, 2), "bias": torch.ones(1)}, tmp_path / "last.pt")
     before = (tmp_path / "last.pt").read_bytes()
     report = job(
-        step="if step == 0: model.load_state_dict(torch.load('last.pt'))\n    optimizer.step()",
+        step="if step == 0: model.load_state_dict(torch.load('last.pt'))\n    " + STEP,
         save=SAVE.replace("last", "new") + "; torch.save(model.state_dict(), 'last.pt')",
         at=[3],
     )
@@ -122,7 +121,7 @@ def test_a_script_that_goes_on_training_its_own_file(job: Job, tmp_path: Path) -
 
 def test_another_script_that_resumes(job: Job, tmp_path: Path) -> None:
     """With other names for the same things."""
-    text = SCRIPT.format(first="", step="optimizer.step()", save=SAVE)
+    text = SCRIPT.format(first="", step=STEP, save=SAVE)
     (tmp_path / "again.py").write_text(
         text.replace("optimizer", "descent").replace("model", "net").replace('"net"', '"model"')
     )
@@ -131,11 +130,14 @@ def test_another_script_that_resumes(job: Job, tmp_path: Path) -> None:
 
 
 def test_steps_that_compute_their_gradients_themselves(job: Job) -> None:
-    step = (
-        "optimizer.step(lambda: (optimizer.zero_grad(), model(torch.ones(1, 2)).pow(2).sum().backward())"
-        " and model(torch.ones(1, 2)).sum())"
-    )
-    report = job(step=step, save=SAVE.replace("'step'", "'o': optimizer.state_dict(), 'step'"), at=[3])
+    first = """
+def closure():
+    optimizer.zero_grad()
+    loss = model(torch.ones(1, 2)).pow(2).sum()
+    loss.backward()
+    return loss
+"""
+    report = job(first, "optimizer.step(closure)", at=[3])
     assert report.verdict is Verdict.EXACT, str(report)
 
 
@@ -152,7 +154,7 @@ def test_a_resume_that_fails(job: Job) -> None:
 
 
 def test_scripts_that_are_not_the_same_twice(job: Job) -> None:
-    report = job("import time", "model.bias.data += time.time() % 1; optimizer.step()", at=[3])
+    report = job("import time", "model.bias.data += time.time() % 1; " + STEP, at=[3])
     assert report.verdict is Verdict.NOT_EXACT
     assert "two uninterrupted runs differ as well, from step 1 on (state)" in report.causes[0].text
 
