@@ -138,6 +138,11 @@ def around(optimizer: Any) -> list[Owned]:
     return [*(("module", one) for one in modules if id(one) not in parts), *others]
 
 
+def has_state(value: Any) -> bool:
+    """Whether `state_of` knows what to do with an object: those of other frameworks go by the same kinds."""
+    return callable(getattr(value, "state_dict", None))
+
+
 def state_of(kind: str, value: Any) -> Mapping[str, Any]:
     """What a checkpoint has to hold of an object, as far as neither forward nor backward change it."""
     if isinstance(value, nn.Module):

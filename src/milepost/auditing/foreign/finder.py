@@ -69,7 +69,7 @@ class Finder(Evidence):
     def _children(self, value: Any, path: str) -> Mapping[Any, Any] | None:
         held = super()._children(value, path)
         kind = self._kinds.get(path)
-        if not held or kind not in STATEFUL:
+        if not held or kind not in STATEFUL or not (kind == "generator" or scripts.has_state(value)):
             return held
         self._found.append((path, kind, value))
         if kind not in ("module", "metric"):
