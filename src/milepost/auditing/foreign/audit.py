@@ -174,7 +174,7 @@ class _Audit:
         self._unseen += [text for one in straight.seen for text in one.opaque]
         if len([log for log in straight.logs if log.seen]) > 1:
             self._unseen.append(
-                "other processes that make steps too: that with the most was compared (of ranks, the first)"
+                "other processes that make steps too: of ranks the first was compared, else that with the most steps"
             )
         unseen = tuple(dict.fromkeys(self._unseen))
         leaves = max((len(one.state) + len(one.made) + len(one.rng) for one in straight.seen), default=0)

@@ -245,7 +245,7 @@ class Watcher:
     def _write(self, line: Line) -> None:
         if self._log is None:
             path = Path(self._spec.log, f"{time.time_ns()}-{os.getpid()}.jsonl")
-            rank = os.environ.get("RANK", "0")
+            rank = os.environ.get("RANK", "0").zfill(6)
             self._log = Log(path, Head(rank, self._spec.mirror, os.getpid(), sys.argv))
             self._samples = Samples(path)
         self._log.write(line)

@@ -135,7 +135,9 @@ class ScriptBench(Bench):
                 found=text.strip().splitlines()[-1],
                 hint="install milepost for that Python too",
             )
-        logs = sorted((read(path) for path in log.glob("*.jsonl")), key=lambda one: (-len(one.seen), one.head.run))
+        logs = sorted(
+            (read(path) for path in log.glob("*.jsonl")), key=lambda one: (not one.seen, one.head.run, -len(one.seen))
+        )
         processes = [json.loads(path.read_text("utf-8")) for path in log.glob("*.process")]
         frameworks = frozenset(one for process in processes for one in process["frameworks"])
         return Played(name, code, logs, output, frameworks, bool(logs or processes))
