@@ -83,7 +83,7 @@ def test_what_the_script_says_of_a_checkpoint_that_is_there_is_not_heeded(launch
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.rglob("*") if path.is_file()}
     assert {path.name for path in before} == {"output.txt", "step-12.pt", "step-15.pt"}
     report = audit(
-        command, saver="torch", resume_command=" ".join(command), at=[8], cwd=tmp_path, environment=os.environ,
+        command, saver="torch", resume_command=" ".join(command) + " {itself}", at=[8], cwd=tmp_path, environment=os.environ,
         launch=lambda *arguments: launcher.launch(*arguments),
     )  # fmt: skip
     assert (report.verdict, points(report)) == (Verdict.EXACT, [(9, "", 8)])

@@ -26,13 +26,14 @@ from milepost.auditing.verdict import Place, failed, open_, overall, parted
 from milepost.errors import AuditError, ScriptError
 
 SAVERS = ("torch",)
-PLACE = "{checkpoint}"
+PLACE, ITSELF = "{checkpoint}", "{itself}"
 FIRST, RESUMED = 1, 2
 """Seeds: a resumed process begins with another random state than the one it continues."""
 
 
 def resume_command(saver: str, command: Sequence[str], text: str | None) -> list[str]:
-    """What starts the script again, as a list with `{checkpoint}` in it, or `command` where the script looks for its checkpoint.
+    """What starts the script again, as a list with `{checkpoint}` in it. Where the script finds its checkpoint by itself, that is
+    `command`, or it was said by `{itself}`.
 
     Raises:
         ScriptError: there is no such saver, or no such command.
@@ -52,14 +53,14 @@ def resume_command(saver: str, command: Sequence[str], text: str | None) -> list
         parts = shlex.split(text)
     except ValueError as error:
         raise ScriptError("the resume command cannot be read", found=text, hint=str(error)) from error
-    if not any(PLACE in one for one in parts) and parts != list(command):
+    if not any(PLACE in one for one in parts) and ITSELF not in parts and parts != list(command):
         raise ScriptError(
             "{checkpoint} is missing in the resume command",
             found=text,
             expected=example,
-            hint="if the script finds its checkpoint by itself, give the very command that starts it",
+            hint="if the script finds its checkpoint by itself, give the very command that starts it, or add {itself}",
         )
-    return parts
+    return [one for one in parts if one != ITSELF]
 
 
 def audit_script(

@@ -70,8 +70,7 @@ class Watcher:
         self._spec = spec
         self.overlay = Overlay(spec.mirror, spec.families, spec.folders, spec.log, self._tell)
         self._until = None if spec.seconds is None else time.monotonic() + spec.seconds
-        self._log: Log | None = None
-        self._samples: Samples | None = None
+        self._files: tuple[Log, Samples] | None = None
         self._over = False
         self._begin()
 
@@ -91,12 +90,12 @@ class Watcher:
 
     def about_to_fork(self) -> None:
         """What waits to be written must not be written by the child too."""
-        if self._samples is not None:
-            self._samples.flush()
+        if self._files is not None:
+            self._files[1].flush()
 
     def forked(self) -> None:
         """The process is a child now, with nothing to say unless it trains itself."""
-        self._log = self._samples = None
+        self._files = None
         self._begin()
 
     # -- moments -------------------------------------------------------------------------------------------------------------
@@ -136,7 +135,7 @@ class Watcher:
 
     def end(self) -> None:
         """The script has ended."""
-        if self._steps and not self._over and self._log is not None:
+        if self._steps and not self._over and self._files is not None:
             self._batches.clear()
             self._write_moment(Key(0, self._steps, 0, 0, END, ""), None, {}, {})
 
@@ -158,8 +157,7 @@ class Watcher:
         )
         self._batches, self._opaque = [], []
         self._write(Line(seen=seen))
-        if self._samples is not None:
-            self._samples.flush()
+        self._opened()[1].flush()
 
     def _place(self, *, before: bool = False) -> tuple[int, int, str]:
         """Epoch, batch and phase, by the pass that batches last came from."""
@@ -243,12 +241,15 @@ class Watcher:
         self._write(Line(**{what: one}))
 
     def _write(self, line: Line) -> None:
-        if self._log is None:
+        self._opened()[0].write(line)
+
+    def _opened(self) -> tuple[Log, Samples]:
+        """What is written to; it is there once this process has something to say."""
+        if self._files is None:
             path = Path(self._spec.log, f"{time.time_ns()}-{os.getpid()}.jsonl")
             rank = os.environ.get("RANK", "0").zfill(6)
-            self._log = Log(path, Head(rank, self._spec.mirror, os.getpid(), sys.argv))
-            self._samples = Samples(path)
-        self._log.write(line)
+            self._files = Log(path, Head(rank, self._spec.mirror, os.getpid(), sys.argv)), Samples(path)
+        return self._files
 
     def _digests(self, found: Iterable[Leaf]) -> dict[str, str]:
         digests = {}
@@ -262,8 +263,7 @@ class Watcher:
         if not whole and leaf.info is not None and leaf.info.nbytes > LARGE:
             return fingerprint(leaf.value)
         digest = digest_of(leaf)
-        if self._samples is not None:
-            self._samples.put(digest, leaf)
+        self._opened()[1].put(digest, leaf)
         return digest
 
 
