@@ -97,11 +97,13 @@ def test_files_beside_checkpoints(job: Job, tmp_path: Path) -> None:
     """A file that is open when it is saved to, and others of the script, which are told."""
     (tmp_path / "model.bin").write_bytes(b"mine")
     save = "with open('model.bin', 'wb') as file: torch.save({'model': model.state_dict(), 'step': step + 1}, file)"
-    report = job(
-        "import os; os.makedirs('logs', exist_ok=True); open('logs/log.txt', 'a').write('x')", save=save, at=[3]
-    )
+    first = "import os; os.makedirs('logs', exist_ok=True); open('logs/log.txt', 'a').write('x')"
+    report = job(first, save=save, at=[3])
     assert report.verdict is Verdict.EXACT, str(report)
     assert report.files == ("logs/log.txt",)
+    (tmp_path / "logs/log.txt").unlink()
+    assert job(first, save=save, at=[3], copy_cwd=True).verdict is Verdict.EXACT
+    assert not (tmp_path / "logs/log.txt").exists()
     assert (tmp_path / "model.bin").read_bytes() == b"mine"
 
 
@@ -139,6 +141,43 @@ def closure():
 """
     report = job(first, "optimizer.step(closure)", at=[3])
     assert report.verdict is Verdict.EXACT, str(report)
+
+
+RANKS = """
+import os, sys
+import torch
+rank = 0 if os.fork() else 1
+os.environ["RANK"] = str(rank)
+torch.set_num_threads(1)
+torch.manual_seed(0)
+model, noise = torch.nn.Linear(2, 1), torch.Generator()
+optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+start = 0
+if len(sys.argv) > 1:
+    saved = torch.load(sys.argv[1])
+    model.load_state_dict(saved["model"])
+    start = saved["step"]
+for step in range(start, 4):
+    optimizer.zero_grad()
+    (model(torch.ones(1, 2)) * (torch.rand(1, generator=noise) if rank else 1.0)).sum().backward()
+    optimizer.step()
+    if rank == 0:
+        torch.save({"model": model.state_dict(), "step": step + 1}, "last.pt")
+if rank == 0:
+    os.wait()
+"""
+
+
+def test_every_rank_is_compared(launcher: Launcher, tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(RANKS)
+    command = [sys.executable, "train.py"]
+    report = audit(
+        command, saver="torch", resume_command=f"{shlex.join(command)} {{checkpoint}}", at=[2], cwd=tmp_path,
+        environment=os.environ, launch=lambda *arguments: launcher.launch(*arguments),
+    )  # fmt: skip
+    row = report.rows[-1]
+    assert (report.verdict, row.name, row.aspect) == (Verdict.NOT_EXACT, "resumed after step 2, rank 1", "gradients")
+    assert "the generator `noise` is not put back" in row.causes[0].text
 
 
 def test_a_resume_that_reads_nothing(job: Job) -> None:

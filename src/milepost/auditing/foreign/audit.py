@@ -172,11 +172,9 @@ class _Audit:
         ends = moments is None and not self._early(straight)
         rows = [self._compare_control(control, straight)]
         rows += [self._resume(point, straight, number, moments, ends) for number, point in enumerate(wanted, 1)]
-        self._unseen += [text for one in straight.seen for text in one.opaque]
-        if len([log for log in straight.logs if log.seen]) > 1:
-            self._unseen.append(
-                "other processes that make steps too: of ranks the first was compared, else that with the most steps"
-            )
+        self._unseen += [text for log in straight.logs for one in log.seen for text in one.opaque]
+        if len([log for log in straight.logs if log.seen]) > len(straight.ranks):
+            self._unseen.append("other processes that make steps too: the one with the most was compared")
         unseen = tuple(dict.fromkeys(self._unseen))
         leaves = max((len(one.state) + len(one.made) + len(one.rng) for one in straight.seen), default=0)
         return Report(
@@ -295,13 +293,18 @@ class _Audit:
         # One step more than there should be tells that there are too many.
         left = (len(_steps(straight.seen)) + 1 if moments is None else moments) - place.at.step
         again = self._play(name, RESUMED, command=command, moments=max(left, 1))
-        row = self._compare(place, straight, again, saves, name, ends)
+        for number, rank in enumerate(straight.ranks):
+            row = self._compare(place, straight.of_rank(rank), again.of_rank(rank), saves, name, ends)
+            if row.verdict is not Verdict.EXACT:
+                row = replace(row, name=f"{row.name}, rank {int(rank)}") if number else row
+                break
         self._bench.clear(name)
         return row
 
     def _compare(
         self, place: Place, straight: Played, again: Played, saves: Sequence[Save], name: str, ends: bool
     ) -> Row:
+        """Lay the first processes of both side by side."""
         pair = align(straight.seen, again.seen, place.at.step)
         if not pair.other and again.failed:
             return failed(place, again.error())

@@ -46,6 +46,15 @@ class Played(NamedTuple):
         """What that process saved."""
         return self.logs[0].saves if self.logs else []
 
+    @property
+    def ranks(self) -> list[str]:
+        """Of distributed processes that make steps; else there is one."""
+        return list(dict.fromkeys(log.head.run for log in self.logs if log.seen)) or ["0"]
+
+    def of_rank(self, rank: str) -> Played:
+        """With the process of one rank first."""
+        return self._replace(logs=sorted(self.logs, key=lambda one: one.head.run != rank))
+
     def error(self) -> str:
         """The error it ended with, as far as it was printed."""
         lines = self.output.read_text("utf-8", "replace").splitlines()
