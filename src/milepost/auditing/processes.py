@@ -125,10 +125,6 @@ class Ran(NamedTuple):
         begin = next((number for number, line in reversed(list(enumerate(lines))) if line[:1].strip()), 0)
         return " ".join(" ".join(lines[begin:]).split())
 
-    def tail(self, lines: int = 3) -> str:
-        """The end of what it printed."""
-        return "\n".join(self.output.read_text("utf-8", "replace").splitlines()[-lines:])
-
 
 class Bench:
     """Where the processes of an audit run, and a folder of scratch for each.
