@@ -53,21 +53,22 @@ def launch(
     except subprocess.TimeoutExpired:
         return TIMED_OUT
     finally:
-        _kill_all(environment)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        _kill_offspring(environment)
         process.wait()
 
 
-def _kill_all(environment: Mapping[str, str]) -> None:
-    """Kill the process that was given `environment` and its offspring, also what left its group: they are known by the variable
-    that names what they are to do, which no other process has."""
+def _kill_offspring(environment: Mapping[str, str]) -> None:
+    """Kill what the process that was given `environment` has left running, also outside its group: it is known by the variable that
+    names what is to be done, which no other process has. Where there is no /proc, that is not done."""
     mark = f"{VARIABLE}={environment[VARIABLE]}".encode()
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdecimal():
-            try:
-                if mark in (folder / "environ").read_bytes().split(b"\0"):
-                    os.kill(int(folder.name), signal.SIGKILL)
-            except OSError:  # it has ended, or belongs to somebody else
-                continue
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark in (folder / "environ").read_bytes().split(b"\0"):
+                os.kill(int(folder.name), signal.SIGKILL)
+        except OSError:  # it has ended, or belongs to somebody else
+            continue
 
 
 class Ran(NamedTuple):
