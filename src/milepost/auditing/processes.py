@@ -55,21 +55,22 @@ def launch(
     except subprocess.TimeoutExpired:
         return TIMED_OUT
     finally:
-        _kill_all(environment)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        _kill_offspring(environment)
         process.wait()
 
 
-def _kill_all(environment: Mapping[str, str]) -> None:
-    """Kill the process that was given `environment` and its offspring, also what left its group: they are known by the variable
-    that names what they are to do, which no other process has."""
+def _kill_offspring(environment: Mapping[str, str]) -> None:
+    """Kill what the process that was given `environment` has left running, also outside its group: it is known by the variable that
+    names what is to be done, which no other process has. Where there is no /proc, that is not done."""
     marks = {f"{name}={environment[name]}".encode() for name in (VARIABLE, SCRIPT_VARIABLE) if name in environment}
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdecimal():
-            try:
-                if not marks.isdisjoint((folder / "environ").read_bytes().split(b"\0")):
-                    os.kill(int(folder.name), signal.SIGKILL)
-            except OSError:  # it has ended, or belongs to somebody else
-                continue
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if not marks.isdisjoint((folder / "environ").read_bytes().split(b"\0")):
+                os.kill(int(folder.name), signal.SIGKILL)
+        except OSError:  # it has ended, or belongs to somebody else
+            continue
 
 
 class Ran(NamedTuple):
@@ -126,10 +127,6 @@ class Ran(NamedTuple):
         lines = self.output.read_text("utf-8", "replace").splitlines()
         begin = next((number for number, line in reversed(list(enumerate(lines))) if line[:1].strip()), 0)
         return " ".join(" ".join(lines[begin:]).split())
-
-    def tail(self, lines: int = 3) -> str:
-        """The end of what it printed."""
-        return "\n".join(self.output.read_text("utf-8", "replace").splitlines()[-lines:])
 
 
 class Bench:

@@ -30,10 +30,11 @@ class Subject:
             AuditError: it failed (unless it may), or did not open the run.
         """
         if ran.failed and not may_fail:
+            how = "by itself, without saving" if ran.name == "control" else f"when it is run again ({ran.name})"
             raise AuditError(
-                f"the script fails by itself ({ran.name}), with exit code {ran.code}",
+                f"the script fails {how}, with exit code {ran.code}",
                 where=self._command,
-                found=ran.tail() or "no output",
+                found=ran.error() or "no output",
                 hint="run it by hand first; --scratch DIR keeps what every process printed",
             )
         self._choose(ran)
@@ -45,7 +46,7 @@ class Subject:
             raise AuditError(
                 f"the run is not opened any more ({ran.name}{': ' + ran.cut if ran.timed_out else ''})",
                 where=self.name,
-                found=ran.tail() or "no output",
+                found=ran.error() or "no output",
             )
         if len(found) > 1:
             self._remark(f"{len(found)} processes open the run; the one that does most was compared")
@@ -68,7 +69,7 @@ class Subject:
             raise AuditError(
                 "the script made no run that can be observed",
                 where=self._command,
-                found=ran.tail() or "no output",
+                found=ran.error() or "no output",
                 expected="milepost.Checkpointer(...) and run.step(...)",
                 hint="milepost audit looks at scripts that use milepost.Checkpointer",
             )
