@@ -145,6 +145,30 @@ def test_without_a_with_block(folder: Path) -> None:
         assert again.complete
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_closed_in_the_middle_of_a_loop_it_goes_on_from_there(nested: bool, folder: Path) -> None:
+    def train(limit: int) -> list[int]:
+        run, seen = start(folder), []
+
+        def step(batch: int) -> bool:
+            seen.append(batch)
+            run.step(w=run["w"] + 1)
+            if run.progress.step == limit:
+                run.close()
+            return run.progress.step == limit
+
+        for one in run.batches(list(range(9)), name="outer"):
+            if step(one):
+                break
+            if nested and any(step(more) for more in run.batches([10, 20], name="inner")):
+                break
+        return seen
+
+    # A loop inside a batch with a step cannot be come back to: the next batch is what it goes on with.
+    assert [train(3), train(5)] == ([[0, 10, 20], [1, 10]] if nested else [[0, 1, 2], [3, 4]])
+    assert steps(folder) == [3, 5]
+
+
 def test_an_end_with_nothing_new_saves_nothing_again(folder: Path) -> None:
     with start(folder) as run:
         run.step(w=np.ones(1))

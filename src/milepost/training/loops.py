@@ -320,9 +320,9 @@ class Loops:
         return {"loops": loops, "asker": asker.name if asker is not None else None}
 
     def leave(self) -> None:
-        """No loop goes on: the script has come to its end."""
-        for loop in self._loops.values():
-            loop.left = True
+        """The script has come to its end, and there is no next boundary: loops that cannot be come back to are over."""
+        while self.changed_around(inner := self.innermost()) is not None and inner is not None:
+            inner.left, inner.current = True, False
 
     def close(self) -> None:
         """Stop the workers of all loaders."""

@@ -10,12 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from milepost.errors import (
-    LoaderError,
-    ScriptError,
-    StepError,
-    UnknownItemError,
-)
+from milepost.errors import LoaderError, ScriptError, StepError, UnknownItemError
 from milepost.folder.retention import Keep
 from milepost.folder.snapshot import Position
 from milepost.pipeline.persist import Pending
@@ -303,15 +298,20 @@ class Session:
     def save_now(self) -> Pending | None:
         """A save that the script asked for, wherever it stands; None if it has to wait for the next boundary."""
         inner = self.loops.innermost()
-        data = self.loops.positions_now(inner)
-        if data is None or self.loops.uncounted():
+        if self.loops.uncounted() or self.loops.changed_around(inner) is not None:
             self.want_save()
             self._say_waiting(inner)
             return None
-        if inner is None:
-            return self._save(self.position(), self._own_state(data))
-        asked, done = self.progress.batch, data["loops"][inner.name]["done"]
-        self.progress.move(batch=done)  # it is over, though the next has not been asked for
+        return self._save_here()
+
+    def _save_here(self) -> Pending | None:
+        inner = self.loops.innermost()
+        data = self.loops.positions_now(inner)
+        if data is None:
+            return None
+        asked = self.progress.batch
+        if inner is not None:  # its batch is over, though the next has not been asked for
+            self.progress.move(batch=data["loops"][inner.name]["done"])
         try:
             return self._save(self.position(), self._own_state(data))
         finally:
@@ -321,10 +321,8 @@ class Session:
         outer = self.loops.changed_around(inner)
         if outer is not None and not self._said_waiting:
             self._said_waiting = True
-            self.display.note(
-                f"the save waits for the end of {outer}: a step was made in it before the loop inside it began, "
-                "and would be made again after a restart"
-            )
+            what = "a step was made in it before the loop inside it began, and would be made again after a restart"
+            self.display.note(f"the save waits for the end of {outer}: {what}")
 
     def position(self) -> Position:
         """Where the run is."""
@@ -381,14 +379,14 @@ class Session:
 
     def finish(self) -> None:
         """The clean end: save what is not saved."""
-        self.loops.leave()
         self.saver.hurry()
         self.saver.wait()
+        self.loops.leave()
         if self._unsaved or self.saver.check_torn():
-            self.save_now()
+            self._save_here()
         self.saver.wait()
         if self.saver.check_torn():
-            self.save_now()
+            self._save_here()
             self.saver.wait()
 
     def end(self, how: str) -> None:
