@@ -31,6 +31,9 @@ TIMED_OUT = 124
 _READ_AT_START = ("PYTHON", "LD_", "OMP_", "MKL_", "KMP_", "OPENBLAS_", "TORCH", "ATEN_", "CUDA", "MALLOC_")
 """Variables that begin so are read when an interpreter or a library starts: a child cannot be given others."""
 
+_HASHES = {"PYTHONHASHSEED": "0"}
+"""Where a request says nothing else, so that one that says just this need not start an interpreter."""
+
 _IMPORTED = (
     "torch._dynamo",  # by the first optimizer of each script otherwise, which takes longer than all the rest
     "torch.amp.grad_scaler",
@@ -56,13 +59,14 @@ class Launcher:
     """
 
     def __init__(self) -> None:
-        self._env = dict(os.environ)
+        self._env = {**_HASHES, **os.environ}
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._server = subprocess.Popen(
                 [sys.executable, __file__, str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
+                env=self._env,
                 start_new_session=True,  # Ctrl-C is for the tests, which close the socket then
             )
 
@@ -106,7 +110,7 @@ class Launcher:
     def _can_fork(self, command: Sequence[str], env: Mapping[str, str], cwd: Path) -> bool:
         if len(command) < 2 or command[0] != sys.executable or not (cwd / command[1]).is_file():
             return False
-        return _fixed(env) == _fixed(self._env)
+        return _fixed({**_HASHES, **env}) == _fixed(self._env)
 
     def close(self) -> None:
         """End the server; scripts that still run are killed."""

@@ -76,7 +76,7 @@ print([(number, signal.getsignal(number)) for number in (signal.SIGCHLD, signal.
 
 def test_what_a_script_sees_is_what_it_sees_in_a_new_interpreter(play: Play, tmp_path: Path) -> None:
     (tmp_path / "helper_of_the_script.py").write_text("")
-    env = {**os.environ, "OF_THE_REQUEST": "1"}
+    env = {**os.environ, "OF_THE_REQUEST": "1", "PYTHONHASHSEED": "0"}
     del env["HOME"]
     (code, forked), (other, fresh) = (play(SEES, "one", "--two", env=env, fresh=fresh) for fresh in (False, True))
     assert code == other == 0
