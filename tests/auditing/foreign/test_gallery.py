@@ -53,5 +53,5 @@ def test_a_script_that_saves_all_it_needs_is_not_accused(name: str, launcher: La
 
 def test_how_much_batches_of_workers_differ(launcher: Launcher, tmp_path: Path) -> None:
     report = audited(launcher, GALLERY / "faulty" / "random.py", tmp_path)
-    labels = next(one for row in report.rows for one in row.differences if one.path == "1")
+    labels = next(one for row in report.rows for one in row.differences if one.path == "batch/1")
     assert (labels.how_much or "").startswith("max |difference| 1.000e+00")
