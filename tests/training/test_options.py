@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +87,9 @@ CALLS: dict[str, Callable[[Run], object]] = {
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return Run(tmp_path_factory.mktemp("runs") / "run", w=np.zeros(2), progress=False)
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    with Run(tmp_path_factory.mktemp("runs") / "run", w=np.zeros(2), progress=False) as run:
+        yield run
 
 
 @pytest.mark.parametrize("call", CALLS)
