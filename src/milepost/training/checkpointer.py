@@ -16,7 +16,7 @@ from milepost.training import iterate, opening, options, provenance, watching
 from milepost.training.capture import Capturer
 from milepost.training.display import Display
 from milepost.training.ending import Ending
-from milepost.training.items import Item, make_item, unknown_name
+from milepost.training.items import Item, check_handed, make_item, unknown_name
 from milepost.training.metrics import is_scalar
 from milepost.training.policy import Policy, start
 from milepost.training.progress import Progress
@@ -103,7 +103,6 @@ class Checkpointer:
         directory = options.directory(directory)
         options.keep(keep)
         options.which("resume=", resume)
-        state = options.mapping("state=", state, "{'model': model}")
         override = options.mapping("override=", override, "{'optimizer/param_groups/*/lr': 1e-4}")
         options.choice("stage=", stage, ("overlap", "copy"))
         options.memory(max_memory)
@@ -115,17 +114,14 @@ class Checkpointer:
         signals = options.signals(signals)
         options.flag("takeover=", takeover)
         options.flag("progress=", progress, unset=True)
-        options.misspelt(items, Checkpointer)
-        twice = items.keys() & state.keys()
-        if twice:
-            raise ScriptError("an item is given twice, in state= and by name", found=", ".join(sorted(twice)))
+        given = options.items(items, state, Checkpointer)
         self._watcher = watching.find()
         if self._watcher is not None:
             asked = watching.Opening(directory, every, keep, resume)
             directory, every, keep, resume = self._watcher.open(asked)
             requeue, time_limit = "never", None  # the job, and its time, are those of whoever watches
             node = None  # a run that is watched is thrown away: nothing of it is left on the node
-        self._items: dict[str, Item] = {name: make_item(name, one) for name, one in {**items, **state}.items()}
+        self._items: dict[str, Item] = {name: make_item(name, one) for name, one in given.items()}
         Capturer().items(self._items.values(), ())  # what cannot be stored is said now, not at the first save
         self._storage = LocalStorage(directory)
         self._keep = keep or Keep()
@@ -193,23 +189,11 @@ class Checkpointer:
         except BaseException:
             opened.attempt.end("failed")
             raise
-        self._say_start(opened)
+        for line in opened.said():
+            self._display.note(line)
         if opened.left is not None:
             saver.bring(*opened.left)
         return session
-
-    def _say_start(self, opened: opening.Opened) -> None:
-        self._display.note(f"{opened.run.where}, attempt {opened.attempt.number}: {opened.report}")
-        for line in opened.report.notes:
-            self._display.note(line)
-        for line in opened.changed:
-            self._display.note(f"changed since that checkpoint: {line}")
-        for path, value in opened.report.overridden.items():
-            self._display.note(f"override: {path} = {value!r}")
-        if opened.complete:
-            self._display.note("this run was complete")
-        elif opened.report.checkpoint is not None:
-            self._display.note(str(opened.report.continuation))
 
     @property
     def _session(self) -> Session:
@@ -308,16 +292,7 @@ class Checkpointer:
             UnknownItemError: a name that is no item, with a value that is no scalar.
             StepError: `step` is not more than the last.
         """
-        for name, value in values.items():
-            item = self._items.get(name)
-            if item is None and not is_scalar(value):
-                raise unknown_name(name, self._items)
-            if item is not None and not item.replaced:
-                raise ScriptError(
-                    f"{name!r} is an item that is changed in place",
-                    where="run.step",
-                    hint="give the metric another name",
-                )
+        check_handed(values, self._items)
         self._session.step(values, None if step is None else options.whole("run.step(step=)", step))
 
     def epoch_end(self, **metrics: Any) -> None:

@@ -9,11 +9,12 @@ objects of a framework is asked of its module, which is loaded when such an obje
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Protocol, cast, runtime_checkable
 
 from milepost.core.manifest import Tensor
 from milepost.errors import Mismatch, MismatchError, NotStorableError, ScriptError, UnknownItemError
+from milepost.training.metrics import is_scalar
 from milepost.training.rng import capture_generator, is_generator, restore_generator
 
 RESERVED = "run"
@@ -209,4 +210,32 @@ def unknown_name(name: str, items: Mapping[str, Item]) -> UnknownItemError:
         hint=f"did you mean {near[0]!r}?"
         if near
         else f"name it when the run is opened: Checkpointer(..., {name}={name})",
+    )
+
+
+def check_handed(values: Mapping[str, Any], items: Mapping[str, Item]) -> None:
+    """What ``run.step`` is given: values that replace those of items, and metrics under other names.
+
+    Raises:
+        UnknownItemError: a name that is no item, with a value that is no scalar.
+        ScriptError: an item that is changed in place.
+    """
+    for name, value in values.items():
+        item = items.get(name)
+        if item is None and not is_scalar(value):
+            raise unknown_name(name, items)
+        if item is not None and not item.replaced:
+            raise ScriptError(
+                f"{name!r} is an item that is changed in place", where="run.step", hint="give the metric another name"
+            )
+
+
+def not_handed(names: Collection[str]) -> UnknownItemError:
+    """The error for values that have gone stale."""
+    all_names = sorted(names)
+    return UnknownItemError(
+        f"not handed over since the last save: {', '.join(all_names)}",
+        where="run.step",
+        hint=f"hand over what is replaced: run.step({', '.join(f'{name}={name}' for name in all_names)}); "
+        "keep constants and counters in run.vars",
     )

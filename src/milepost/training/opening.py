@@ -7,7 +7,7 @@ it makes its first step.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +52,17 @@ class Opened:
     nearby: Nearby | None = None
     changed: Sequence[str] = ()
     """What is not as it was when that checkpoint was written: script, arguments, versions ..."""
+
+    def said(self) -> Iterator[str]:
+        """What a person is told at the start."""
+        yield f"{self.run.where}, attempt {self.attempt.number}: {self.report}"
+        yield from self.report.notes
+        yield from (f"changed since that checkpoint: {line}" for line in self.changed)
+        yield from (f"override: {path} = {value!r}" for path, value in self.report.overridden.items())
+        if self.complete:
+            yield "this run was complete"
+        elif self.report.checkpoint is not None:
+            yield str(self.report.continuation)
 
     def leave_node(self) -> None:
         """All is durable and nothing more comes: remove what is on the disk of this node."""

@@ -131,12 +131,16 @@ def signals(value: object) -> tuple[Any, ...]:
     return tuple(value)
 
 
-def misspelt(given: Mapping[str, Any], call: Callable[..., object]) -> None:
-    """None of the items `given` by name was meant to be an option of `call`."""
+def items(named: Mapping[str, Any], state: object, call: Callable[..., object]) -> dict[str, Any]:
+    """All items: those given by name to `call`, of which none was meant to be an option of it, and those in ``state=``."""
     from difflib import get_close_matches
 
+    others = mapping("state=", state, "{'model': model}")
+    twice = named.keys() & others.keys()
+    if twice:
+        raise ScriptError("an item is given twice, in state= and by name", found=", ".join(sorted(twice)))
     known = [name for name, one in inspect.signature(call).parameters.items() if one.kind is one.KEYWORD_ONLY]
-    for item, value in given.items():
+    for item, value in named.items():
         near = get_close_matches(item, known, 1, 0.8)
         plain = value is None or isinstance(value, (str, bool, int, float))
         if isinstance(value, (Policy, Keep)) or (near and plain):
@@ -146,6 +150,7 @@ def misspelt(given: Mapping[str, Any], call: Callable[..., object]) -> None:
                 found=_brief(value),
                 hint=f"did you mean {meant}=? An item of that name is given in state={{{item!r}: ...}}",
             )
+    return {**named, **others}
 
 
 def _whole(value: object) -> int | None:

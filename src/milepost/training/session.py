@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from milepost.errors import LoaderError, ScriptError, StepError, UnknownItemError
+from milepost.errors import LoaderError, ScriptError, StepError
 from milepost.folder.retention import Keep
 from milepost.folder.snapshot import Position
 from milepost.pipeline.persist import Pending
@@ -20,7 +20,7 @@ from milepost.training.best import Best
 from milepost.training.cost import SaveCost
 from milepost.training.display import Display
 from milepost.training.ending import STOPPED, Ending
-from milepost.training.items import Item, ValueItem
+from milepost.training.items import Item, ValueItem, not_handed
 from milepost.training.loops import Loop, Loops
 from milepost.training.metrics import Metrics
 from milepost.training.opening import Opened
@@ -338,13 +338,7 @@ class Session:
         self, position: Position, own: dict[str, Any], *, marked: Captured | None = None, must: bool = False
     ) -> Pending | None:
         if self._stale and self.progress.step > self._steps_at_save:
-            raise UnknownItemError(
-                f"not handed over since the last save: {', '.join(sorted(self._stale))}",
-                where="run.step",
-                hint="hand over what is replaced: run.step("
-                + ", ".join(f"{name}={name}" for name in sorted(self._stale))
-                + "); keep constants and counters in run.vars",
-            )
+            raise not_handed(self._stale)
         if self._watcher is not None and not self._watcher.saves:
             return self._watcher.unsaved(self, position.step)
         cost = self._cost.save_begins()
