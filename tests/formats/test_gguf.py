@@ -193,7 +193,7 @@ def test_headers_that_cannot_be(tmp_path: Path, raw: bytes) -> None:
 def test_values_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("milepost.formats.gguf.LARGEST_HEADER", 1 << 20)
     empty = struct.pack("<Q", 0)
-    raw = b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + text("k") + struct.pack("<IIQ", 9, 8, 1 << 40) + empty * (1 << 18)
+    raw = b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + text("k") + struct.pack("<IIQ", 9, 8, 1 << 20) + empty * (1 << 18)
     (tmp_path / "m").write_bytes(raw)
     with pytest.raises(FormatError, match="impossibly long"):
         milepost.open(tmp_path / "m")

@@ -7,7 +7,8 @@ bombs: of zip, of chunks in HDF5 and zarr, snappy     here, `test_archive`, `tes
 lengths that are wrong, files that are cut short      here (cut at every place), and the mutants of each format
 shapes of 2**60, overflow beside a zero dimension     here
 tensors or boxes that overlap                         `test_safetensors`, `test_distributed`, `test_hostile_tensorflow`
-200,000 keys; 2 s and 200 MB for every answer         here
+200,000 keys, little text that becomes many values    here
+2 s and 200 MB for every answer                       here
 names with ``../``, NUL, newline, of 10,000 letters   here
 the same in names of other files                      `test_onnx`, `test_sharded`, `test_distributed`, `test_hdf5`
 links and pipes in place of files                     here; of those that files name: the same, `test_tensorflow`, `test_orbax`
@@ -88,6 +89,31 @@ NESTED: dict[str, Callable[[Path], object]] = {
 }  # fmt: skip
 
 
+def many_nothings(place: Path) -> None:
+    """Little that becomes much: an entry of nine bytes takes some two hundred in memory."""
+    raw = b"{" + b",".join(b'"%07x":0' % number for number in range(3_000_000)) + b"}"
+    place.write_bytes(struct.pack("<Q", len(raw)) + raw)
+
+
+def many_lists(place: Path) -> None:
+    place.write_bytes(b'{"weight_map":{"a":"b"},"more":[' + b",".join([b"[]"] * 5_000_000) + b"]}")
+
+
+def many_words(place: Path) -> None:
+    head = b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 1) + b"k"
+    place.write_bytes(head + struct.pack("<IIQ", 9, 8, 3_000_000) + (struct.pack("<Q", 2) + b"ab") * 3_000_000)
+
+
+def many_dimensions(place: Path) -> None:
+    raw = b'{"a":{"dtype":"F32","shape":[' + b"1," * 20_000_000 + b'1],"data_offsets":[0,4]}}'
+    place.write_bytes(struct.pack("<Q", len(raw)) + raw + bytes(4))
+
+
+MANY: list[tuple[str, Callable[[Path], object]]] = [
+    ("safetensors", many_nothings), ("safetensors", many_dimensions), ("sharded", many_lists), ("gguf", many_words),
+]  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def answers(
     tmp_path_factory: pytest.TempPathFactory, answers_of: Callable[..., list[dict[str, Any]]]
@@ -113,6 +139,9 @@ def answers(
     for name, nested in NESTED.items():
         places[f"{name}: nested"] = folder / f"{name}-nested"
         nested(places[f"{name}: nested"])
+    for name, many_of in MANY:
+        places[f"{name}: {many_of.__name__}"] = folder / many_of.__name__
+        many_of(folder / many_of.__name__)
     return dict(zip(places, answers_of(places.values()), strict=True))
 
 
@@ -149,6 +178,13 @@ def test_names_of_every_kind_are_shown_or_refused(answers: dict[str, dict[str, A
 @pytest.mark.parametrize("name", NESTED)
 def test_what_is_nested_too_deep_is_refused(answers: dict[str, dict[str, Any]], name: str) -> None:
     assert answers[f"{name}: nested"]["error"] in ("FormatError", "UnsafeContentError"), answers[f"{name}: nested"]
+
+
+@pytest.mark.parametrize(("name", "many_of"), MANY)
+def test_little_that_becomes_much_is_refused(
+    answers: dict[str, dict[str, Any]], name: str, many_of: Callable[[Path], object]
+) -> None:
+    assert answers[f"{name}: {many_of.__name__}"]["error"] == "UnsafeContentError"
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -138,7 +138,8 @@ def test_data_in_another_file(outside: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "location", ["../secret", "/etc/passwd", "sub/../../secret", "", "a\0b", "link", "linked/secret", "x" * 10_000]
+    "location",
+    ["../secret", "/etc/passwd", "sub/../../secret", "", "a\0b", "link", "linked/secret", "x" * 10_000, "second name"],
 )
 def test_data_outside_the_folder_are_not_read(tmp_path: Path, location: str) -> None:
     here = tmp_path / "here"
@@ -146,6 +147,7 @@ def test_data_outside_the_folder_are_not_read(tmp_path: Path, location: str) -> 
     (tmp_path / "secret").write_bytes(bytes(8))
     (here / "link").symlink_to(tmp_path / "secret")
     (here / "linked").symlink_to(tmp_path)
+    (here / "second name").hardlink_to(tmp_path / "secret")
     entry = field(1, b"location") + field(2, location.encode())
     tensor = field(1, 2) + field(2, 1) + field(8, b"w") + field(13, entry) + field(14, 1)
     (here / "m.onnx").write_bytes(field(1, 8) + field(7, field(5, tensor)))

@@ -76,6 +76,7 @@ def entry(first: int = 0, last: int = 8, shape: Any = (2,), kind: str = "F32") -
         (file({"a": {"dtype": "F32"}}), "cannot be read"),
         (file({"a": 5}), "cannot be read"),
         (file({"__metadata__": 5}), "cannot be read"),
+        (file({"__metadata__": {"a": []}}), "cannot be read"),
         (file(b"{" + b"}" * 20), "cannot be read"),
         (file(b'{"a": \xff\xff}'), "cannot be read"),
         (file(b'{"a": ' + b"[" * 100_000 + b"}"), "cannot be read"),

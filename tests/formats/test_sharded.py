@@ -137,7 +137,7 @@ def test_an_index_that_cannot_be(
 
 
 @pytest.mark.parametrize(
-    "text", ['{"weight_map": {"a": ' + "[" * 100_000, '{"weight_map": {', '{"weight_map": NaN}', '{"weight_map": {}} x']
+    "text", ['{"weight_map": {"a": ' + "[" * 100_000, '{"weight_map": {', '{"weight_map": nan}', '{"weight_map": {}} x']
 )
 def test_an_index_that_is_no_json(tmp_path: Path, text: str) -> None:
     (tmp_path / "model.bin.index.json").write_text(text)

@@ -175,6 +175,8 @@ def test_plain_values_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"a":' * 200 + "1" + "}" * 200)
     with pytest.raises(MilepostError, match="nested more than"):
         milepost.open(tmp_path)
+    (tmp_path / "config.json").write_text('{"loss": NaN}')  # as Python writes it, and a run that diverged has it
+    assert np.isnan(milepost.open(tmp_path).plain["config/loss"])
     (tmp_path / "config.json").write_text(json.dumps({"a/b": [None, {"c": 1.5}], "": "\u202e"}))
     source = milepost.open(tmp_path)
     assert (source.plain["config/a~1b/0"], source.plain["config/a~1b/1/c"]) == (None, 1.5)

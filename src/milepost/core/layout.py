@@ -126,7 +126,7 @@ def parse(
     try:
         fields = read_json(header[8 : 8 + length], dict[str, msgspec.Raw])
         told = fields.pop("__metadata__", None)
-        metadata = {} if told is None else read_json(told, dict[str, object])
+        metadata = {} if told is None else read_json(told, dict[str, str | int | float | bool | None])
         entries = {}
         for key, field in fields.items():
             entry = _FIELD.decode(field)

@@ -21,11 +21,12 @@ from milepost.formats.source import LARGEST, MOST_DIMENSIONS, FormatSource, as_a
 
 NAME = "a GGUF model"
 MAGIC = b"GGUF"
-LARGEST_HEADER = 64 * 1024 * 1024
+LARGEST_HEADER = 48 * 1024 * 1024
 """Bytes of metadata and the list of tensors; a vocabulary of 250,000 words takes about 10 MB."""
 LONGEST_LIST = 64
 """Numbers of an array that is a plain value; longer ones are tensors."""
 MOST_TENSORS = 200_000
+MOST_STRINGS = 1_500_000
 DEEPEST = 4
 """Arrays within arrays."""
 
@@ -85,6 +86,7 @@ class _Header:
     def __init__(self, file: File) -> None:
         self._file = file
         self._near = b""
+        self._strings_left = MOST_STRINGS
         self._at = 4
         version = file.read(4, 4)
         # A file of the other byte order has its version the other way round, and it was never large.
@@ -181,6 +183,9 @@ class _Header:
 
     def _strings(self, count: int) -> list[str]:
         """`count` strings: a vocabulary has hundreds of thousands, so this is a tight loop."""
+        self._strings_left -= count
+        if self._strings_left < 0:
+            raise UnsafeContentError("more text than any model has", where=self._file.where, found=f"{count} strings")
         found = []
         size_of = struct.Struct(f"{self._order}{self._count}")
         wide, at = size_of.size, self._at

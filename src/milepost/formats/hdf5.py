@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import json
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -20,6 +19,7 @@ from milepost.core.source import TensorSource, TensorSpec
 from milepost.errors import FormatError, UnsafeContentError
 from milepost.formats.child import Child
 from milepost.formats.place import File, Folder, Readable, read_array
+from milepost.formats.plain_json import plain_json
 from milepost.formats.source import FormatSource, as_array, divided, spec, unused
 
 NAME = "an HDF5 file"
@@ -168,6 +168,6 @@ def _told(specs: dict[str, TensorSpec], values: dict[str, Any]) -> dict[str, Any
 def _parsed(value: Any) -> Any:
     """Configurations are JSON in a string."""
     if isinstance(value, str) and value.startswith("{"):
-        with contextlib.suppress(ValueError, RecursionError):
-            return json.loads(value)
+        with contextlib.suppress(FormatError):
+            return plain_json(value.encode("utf-8", "surrogatepass"), "")
     return value

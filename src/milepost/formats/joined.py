@@ -8,17 +8,15 @@ from typing import Any
 import numpy.typing as npt
 
 from milepost.core.paths import below, escape
-from milepost.core.readjson import Unreadable, read_json
 from milepost.core.source import TensorSource, TensorSpec
 from milepost.errors import FormatError, UnsafeContentError
 from milepost.formats.place import File
+from milepost.formats.plain_json import read_json_of
 from milepost.formats.source import FormatSource
 
 MOST_VALUES = 300_000
 MOST_LEVELS = 50
 """Of the values in a file of JSON."""
-LARGEST_JSON = 64 * 1024 * 1024
-"""Bytes of a file of JSON that is read."""
 
 
 class Joined(FormatSource):
@@ -104,12 +102,7 @@ def read_object(file: File) -> dict[str, Any]:
         FormatError: it is none.
         UnsafeContentError: it is far too large.
     """
-    if file.size > LARGEST_JSON:
-        raise UnsafeContentError(
-            "a file of JSON is impossibly large",
-            where=file.where, expected=f"at most {LARGEST_JSON:,} bytes", found=f"{file.size:,}",
-        )  # fmt: skip
-    try:
-        return read_json(file.read(0, file.size), dict[str, Any])
-    except Unreadable as error:
-        raise FormatError("this is not JSON of the expected form", where=file.where, found=str(error)[:200]) from error
+    found = read_json_of(file)
+    if not isinstance(found, dict):
+        raise FormatError("this is not JSON of the expected form", where=file.where, expected="an object")
+    return found

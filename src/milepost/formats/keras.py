@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import mmap
 import re
 import tempfile
@@ -16,6 +15,7 @@ from milepost.errors import FormatError, UnsafeContentError
 from milepost.formats.archive import Archive, archive_of
 from milepost.formats.hdf5 import Hdf5
 from milepost.formats.place import File, Folder, Readable, Window, check_range
+from milepost.formats.plain_json import plain_json
 
 NAME = "a Keras model"
 WEIGHTS = "model.weights.h5"
@@ -117,7 +117,4 @@ def _names(config: Any, above: str) -> dict[str, str]:
 
 
 def _json(archive: Archive, name: str) -> Any:
-    try:
-        return json.loads(archive.read(name, LARGEST_CONFIG))
-    except ValueError as error:
-        raise FormatError(f"{name} is no JSON", where=archive.source.where) from error
+    return plain_json(archive.read(name, LARGEST_CONFIG), f"{archive.source.where}, {name}")

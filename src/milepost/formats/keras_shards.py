@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import numpy.typing as npt
@@ -11,10 +10,10 @@ from milepost.core.source import TensorSource, TensorSpec
 from milepost.errors import FormatError, UnsafeContentError
 from milepost.formats.hdf5 import WEIGHTS, Hdf5
 from milepost.formats.place import File, Folder
+from milepost.formats.plain_json import read_json_of
 from milepost.formats.source import FormatSource
 
 NAME = "weights of Keras in several files"
-LARGEST = 64 * 1024 * 1024
 MOST_FILES = 2000
 
 
@@ -26,9 +25,7 @@ def recognises(place: File | Folder) -> bool:
 def open_source(place: File | Folder) -> TensorSource:
     """See `milepost.formats.detect.FormatModule`."""
     assert isinstance(place, File)
-    if place.size > LARGEST:
-        raise FormatError("the list of weights is impossibly large", where=place.where, found=f"{place.size} bytes")
-    told = json.loads(place.read(0, place.size))
+    told = read_json_of(place)
     listed = told.get("weight_map") if isinstance(told, dict) else None
     if not isinstance(listed, dict):
         raise FormatError("the list of weights cannot be understood", where=place.where)

@@ -272,10 +272,17 @@ def _outside(file: File, external: dict[str, str]) -> Readable:
     """The bytes of a tensor in another file.
 
     Raises:
-        UnsafeContentError: that file is not in the folder of the model.
+        UnsafeContentError: that file is not in the folder of the model alone.
         FormatError, NotFoundError: it is shorter than that, or not there.
     """
     found = file.folder.file(external.get("location", ""), file.where)
+    if found.names > 1:  # as onnx itself has it: an unpacked archive can contain a hard link to any file of this disk
+        raise UnsafeContentError(
+            "the data of a tensor have a second name, which may be anywhere",
+            where=found.where,
+            found=f"{found.names} hard links",
+            hint="copy the file, if you trust it",
+        )
     try:
         offset = int(external.get("offset", "0"))
         size = int(external["length"]) if "length" in external else found.size - offset

@@ -7,7 +7,6 @@ here; no name in them is a place to go to.
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import re
 import stat
@@ -21,8 +20,9 @@ from milepost.core.paths import join
 from milepost.core.source import TensorSource, TensorSpec
 from milepost.errors import FormatError, NotFoundError, UnsafeContentError
 from milepost.formats.child import Child
-from milepost.formats.orbax_tree import LARGEST, TREE, random_keys, read_tree
+from milepost.formats.orbax_tree import TREE, random_keys, read_tree
 from milepost.formats.place import File, Folder
+from milepost.formats.plain_json import read_json_of
 from milepost.formats.source import FormatSource, as_array, spec, unused
 from milepost.storage.base import storage_error
 
@@ -189,13 +189,7 @@ def _folders(place: Folder) -> list[str]:
 
 
 def _json(folder: Folder, name: str) -> Any:
-    file = folder.file(name)
-    if file.size > LARGEST:
-        raise FormatError("a file of JSON is impossibly large", where=file.where, found=f"{file.size} bytes")
-    try:
-        return json.loads(file.read(0, file.size))
-    except ValueError as error:
-        raise FormatError("this is no JSON", where=file.where) from error
+    return read_json_of(folder.file(name))
 
 
 def _only_own_files(top: str) -> int:

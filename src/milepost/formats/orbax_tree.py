@@ -12,7 +12,7 @@ from milepost.formats.place import Folder
 
 TREE = "_METADATA"
 ARRAYS = "array_metadatas"
-LARGEST = 48 * 1024 * 1024
+LARGEST = 24 * 1024 * 1024
 """Bytes of a file."""
 
 _EMPTY: dict[str, Any] = {"None": None, "Dict": {}, "List": [], "Tuple": ()}

@@ -10,11 +10,13 @@ from milepost.core import dtypes
 from milepost.core.layout import LARGEST_HEADER, Span, parse
 from milepost.core.paths import escape
 from milepost.core.source import TensorSource, TensorSpec
-from milepost.errors import DamagedError, FormatError
+from milepost.errors import DamagedError, FormatError, UnsafeContentError
 from milepost.formats.place import File, Folder, Readable, read_array
 from milepost.formats.source import FormatSource, as_array, spec
 
 NAME = "a safetensors file"
+MOST_COLONS, MOST_COMMAS = 900_000, 2_000_000
+"""In the header: an entry has four of each and more for its dimensions. Of nine bytes that are no entry two hundred are made."""
 
 
 def recognises(place: File | Folder) -> bool:
@@ -30,6 +32,8 @@ def open_source(place: File | Folder) -> TensorSource:
     assert isinstance(place, File)
     length = int.from_bytes(place.head[:8], "little")
     header = place.head if len(place.head) >= 8 + length else place.read(0, min(8 + length, place.size))
+    if header.count(b":") > MOST_COLONS or header.count(b",") > MOST_COMMAS:
+        raise UnsafeContentError("more entries than any file of tensors has", where=place.where)
     try:
         entries, metadata = parse(header, place.size, place.where)
     except DamagedError as error:
