@@ -1,4 +1,4 @@
-"""``model.fit`` goes on from any batch with the same numbers, on three backends. `make test-keras` tries one thing at a time, and more."""
+"""``model.fit`` goes on from any batch with the same numbers, on three backends; `make test-keras` tries more."""
 
 from __future__ import annotations
 
