@@ -78,6 +78,7 @@ def unknown_length(x: Any, y: Any) -> Any:
 def loader(x: Any, y: Any) -> Any:
     import torch
 
+    torch.manual_seed(7)  # Keras seeds only its own backend
     data = torch.utils.data.TensorDataset(torch.from_numpy(x), torch.from_numpy(y))
     return torch.utils.data.DataLoader(data, batch_size=BATCH, shuffle=True)
 

@@ -29,7 +29,7 @@ class Result(NamedTuple):
 
 def results(backend: str, settings: tuple[str, ...], limit: float) -> list[Result]:
     """What the runs of one backend came to."""
-    environment = {**os.environ, "PYTHONHASHSEED": "0", "CUDA_VISIBLE_DEVICES": ""}
+    environment = {**os.environ, "PYTHONHASHSEED": "0", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, str(FITS), backend, *settings], capture_output=True, text=True, timeout=limit, env=environment
     )

@@ -67,7 +67,7 @@ class Running:
     """
 
     def __init__(self, fit: fitting.Fit, model: Any, epochs: int, directory: str, options: Mapping[str, Any]) -> None:
-        self._model, self._epochs = model, epochs
+        self._model, self._epochs, self._fit_epochs = model, epochs, fit.epochs
         self._within = not fit.why_not
         """Whether there can be positions within an epoch."""
         self._epoch = self._batch = 0
@@ -199,9 +199,12 @@ class Running:
             return
         done = batch + 1
         session = self._session
-        steps, self._batch, self._logs, self._ended = done - self._batch, done, logs, False
-        session.progress.move(batch=done)
-        session.step(self._metrics(logs), session.progress.step + steps)
+        # The last of several batches in one execution may not exist.
+        most = self._fit_epochs.num_batches or done
+        steps = min(done, most) - min(self._batch, most)
+        self._batch, self._logs, self._ended = done, logs, False
+        session.progress.move(batch=min(done, most))
+        session.step(self._metrics(logs), session.progress.step + max(steps, 1))
 
     def epoch_ends(self, epoch: int, logs: Mapping[str, Any]) -> None:
         """An epoch is done, validation and all."""
