@@ -68,8 +68,10 @@ def points(report: Report) -> list[tuple[int, str, int]]:
 
 def test_which_checkpoints_it_resumes_from(job: Job) -> None:
     # The moments before the steps that are left, and the end.
-    report = job()
+    report = job("from safetensors.torch import save_model", save=f"{SAVE}; save_model(model, 'm.safetensors')")
     assert report.verdict is Verdict.EXACT, str(report)
+    assert report.files == ()
+    assert report.remarks[0].startswith("safetensors.torch.save_model saves too")
     assert points(report) == [(1, "first", 6), (5, "last", 2)]
     assert points(job(at=[2], steps=2)) == [(2, "", 3)]
     assert points(job(every_step=True))[2:4] == [(3, "", 4), (4, "", 3)]
