@@ -227,12 +227,15 @@ def test_what_makes_it_incomplete(job: Job, tmp_path: Path, options: Any, words:
     [
         ({"step": "torch.compile(optimizer.step, backend='eager')()"}, "no step of a torch.optim optimizer was seen"),
         ({"first": "raise ZeroDivisionError"}, "the script fails by itself"),
+        ({"first": "import milepost; milepost.Checkpointer('run', x=1)"}, "uses milepost: audit it without --saver"),
     ],
-    ids=["compiled", "fails"],
+    ids=["compiled", "fails", "milepost"],
 )
-def test_what_cannot_be_answered(job: Job, options: Any, words: str) -> None:
-    with pytest.raises(AuditError, match=words):
+def test_what_cannot_be_answered(job: Job, tmp_path: Path, options: Any, words: str) -> None:
+    with pytest.raises(AuditError) as caught:
         job(**options)
+    assert words in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["train.py"]
 
 
 def test_jax_without_milepost_is_declared_unsupported(tmp_path: Path) -> None:
