@@ -19,10 +19,8 @@ from milepost.auditing.records import Head, Seen, read_log
 from milepost.auditing.spec import EARLY, LOOPS, Spec
 from milepost.auditing.taker import Taken
 from milepost.errors import AuditError, ScriptError
-from milepost.ops.redirected import LOOKED, OWN, VARIABLE
+from milepost.ops.redirected import LOOKED, OWN, SCRIPT_VARIABLE, VARIABLE
 
-SCRIPT_VARIABLE = "MILEPOST_AUDIT_SCRIPT"
-"""As `VARIABLE`, for scripts that do not use milepost (`milepost.auditing.foreign`)."""
 TIMED_OUT = 124
 """What `launch` returns for a process that took too long, as timeout(1) does."""
 GRACE = 60.0

@@ -18,6 +18,8 @@ import xxhash
 
 from milepost.folder import names
 
+SCRIPT_VARIABLE = "MILEPOST_AUDIT_SCRIPT"
+"""As `VARIABLE`, for scripts that do not use milepost (`milepost.auditing.foreign`): nothing is redirected here."""
 VARIABLE = "MILEPOST_AUDIT"
 """The environment variable that names the file which says what an audited process is to do."""
 LOOKED, OWN = "looked-at", "reads-own"

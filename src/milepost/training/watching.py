@@ -10,8 +10,9 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
+from milepost.errors import ScriptError
 from milepost.folder.retention import Keep
-from milepost.ops.redirected import VARIABLE
+from milepost.ops.redirected import SCRIPT_VARIABLE, VARIABLE
 from milepost.pipeline.persist import Pending
 from milepost.training.policy import Policy
 from milepost.training.progress import Progress
@@ -63,7 +64,15 @@ class Watcher(Protocol):
 
 
 def find() -> Watcher | None:
-    """The watcher of this process, if there is one."""
+    """The watcher of this process, if there is one.
+
+    Raises:
+        ScriptError: it is audited as a script that does not use milepost, so that its run is not in scratch.
+    """
+    if os.environ.get(SCRIPT_VARIABLE):
+        raise ScriptError(
+            "this script uses milepost: audit it without --saver", hint="milepost audit -- python train.py"
+        )
     if not os.environ.get(VARIABLE):
         return None
     return cast("Watcher", importlib.import_module(_WATCHER).watcher())

@@ -68,8 +68,10 @@ def points(report: Report) -> list[tuple[int, str, int]]:
 
 def test_which_checkpoints_it_resumes_from(job: Job) -> None:
     # The moments before the steps that are left, and the end.
-    report = job()
+    report = job("from safetensors.torch import save_model", save=f"{SAVE}; save_model(model, 'm.safetensors')")
     assert report.verdict is Verdict.EXACT, str(report)
+    assert report.files == ()
+    assert report.remarks[0].startswith("safetensors.torch.save_model saves too")
     assert points(report) == [(1, "first", 6), (5, "last", 2)]
     assert points(job(at=[2], steps=2)) == [(2, "", 3)]
     assert points(job(every_step=True))[2:4] == [(3, "", 4), (4, "", 3)]
@@ -225,12 +227,15 @@ def test_what_makes_it_incomplete(job: Job, tmp_path: Path, options: Any, words:
     [
         ({"step": "torch.compile(optimizer.step, backend='eager')()"}, "no step of a torch.optim optimizer was seen"),
         ({"first": "raise ZeroDivisionError"}, "the script fails by itself"),
+        ({"first": "import milepost; milepost.Checkpointer('run', x=1)"}, "uses milepost: audit it without --saver"),
     ],
-    ids=["compiled", "fails"],
+    ids=["compiled", "fails", "milepost"],
 )
-def test_what_cannot_be_answered(job: Job, options: Any, words: str) -> None:
-    with pytest.raises(AuditError, match=words):
+def test_what_cannot_be_answered(job: Job, tmp_path: Path, options: Any, words: str) -> None:
+    with pytest.raises(AuditError) as caught:
         job(**options)
+    assert words in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["train.py"]
 
 
 def test_jax_without_milepost_is_declared_unsupported(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from milepost.auditing.foreign.causes import Facts, causes, suspected
 from milepost.auditing.foreign.compare import align, generator_of, parting, random_apart
 from milepost.auditing.foreign.points import points
 from milepost.auditing.foreign.processes import Played, ScriptBench
-from milepost.auditing.foreign.records import EARLY, END, Save
+from milepost.auditing.foreign.records import EARLY, END, REDIRECTED, Save
 from milepost.auditing.points import Point
 from milepost.auditing.processes import TIMED_OUT, Launch, files_in, launch, scratch_folder
 from milepost.auditing.records import Kept, Key, Seen
@@ -175,6 +175,11 @@ class _Audit:
         self._unseen += [text for log in straight.logs for one in log.seen for text in one.opaque]
         if len([log for log in straight.logs if log.seen]) > len(straight.ranks):
             self._unseen.append("other processes that make steps too: the one with the most was compared")
+        for one in straight.told("other"):
+            if one.startswith(REDIRECTED):
+                self._remark(f"{one} saves too: its files are kept in scratch, and not looked into")
+            else:
+                self._unseen.append(f"what {one} saves: its files are not kept apart from one process to the next")
         unseen = tuple(dict.fromkeys(self._unseen))
         leaves = max((len(one.state) + len(one.made) + len(one.rng) for one in straight.seen), default=0)
         return Report(

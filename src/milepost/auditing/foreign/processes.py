@@ -13,9 +13,10 @@ import msgspec
 
 from milepost.auditing.foreign.overlay import family
 from milepost.auditing.foreign.records import Line, Log, Save, Spec, read
-from milepost.auditing.processes import GRACE, SCRIPT_VARIABLE, TIMED_OUT, Bench
+from milepost.auditing.processes import GRACE, TIMED_OUT, Bench
 from milepost.auditing.records import Seen
 from milepost.errors import AuditError
+from milepost.ops.redirected import SCRIPT_VARIABLE
 
 STARTUP = Path(__file__).parent / "startup"
 

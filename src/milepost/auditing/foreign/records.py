@@ -17,6 +17,9 @@ END = "the end"
 STATEFUL = ("module", "metric", "optimizer", "scheduler", "scaler", "generator")
 """Kinds of objects that a checkpoint has to hold."""
 
+REDIRECTED = "safetensors."
+"""How those savers begin, beside ``torch.save``, whose files are kept in scratch."""
+
 
 class Spec(msgspec.Struct, omit_defaults=True):
     """What a process is to do.
