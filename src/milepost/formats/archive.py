@@ -20,8 +20,8 @@ from milepost.errors import DamagedError, FormatError, UnsafeContentError
 from milepost.formats.place import Ahead, File, Readable, Window
 
 MAGIC = b"PK\x03\x04"
-LARGEST_DIRECTORY = 128 * 1024 * 1024
-"""Bytes of the central directory; each member has about a hundred in it."""
+MOST, LARGEST_DIRECTORY = 100_000, 32 * 1024 * 1024
+"""Members, and bytes of the central directory; each has about a hundred in it."""
 LARGEST_INFLATED = 1024 * 1024 * 1024
 """Bytes that a member may be inflated to when it is more than `HIGHEST_RATIO` times its size in the file."""
 HIGHEST_RATIO = 200
@@ -74,9 +74,11 @@ class Archive:
     def __init__(self, source: Readable) -> None:
         self.source = source
         offset, size, count = _end(source)
-        if size > LARGEST_DIRECTORY:
+        if size > LARGEST_DIRECTORY or count > MOST:
             raise UnsafeContentError(
-                "the archive's directory is impossibly large", where=source.where, found=f"{size} bytes"
+                "the archive's directory is impossibly large",
+                where=source.where,
+                found=f"{count} members in {size} bytes",
             )
         self._directory = source.read(offset, size)
         self._entries: dict[str, int] = {}
