@@ -12,7 +12,7 @@ from tables import HEADER, block, bundle, entry, field, masked, table, varint
 
 import milepost
 from milepost.core import paths
-from milepost.errors import DamagedError, FormatError
+from milepost.errors import DamagedError, FormatError, UnsafeContentError
 from milepost.formats.tf_entries import slice_key
 
 FLOAT, STRING = 1, 7
@@ -171,6 +171,15 @@ def test_graphs_that_go_in_circles_or_nowhere(tmp_path: Path) -> None:
     value = entry(FLOAT, (1,), len(data), 4, masked(bytes(4)))
     source = milepost.open(written(tmp_path, bundle(graph | {b"some/key": value}), data + bytes(4)))
     assert list(source) == ["w"]
+
+
+@pytest.mark.parametrize(
+    "nodes", [[b""] * 260_000, [child(0, b"n") * 130_000, child(0, b"n") * 130_000]], ids=["objects", "references"]
+)
+def test_more_objects_than_there_are(tmp_path: Path, nodes: list[bytes]) -> None:
+    graph, data = graph_of(nodes)
+    with pytest.raises(UnsafeContentError):
+        milepost.open(written(tmp_path, bundle(graph), data))
 
 
 def test_a_long_chain_of_objects(tmp_path: Path, answers_of: Answers) -> None:

@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from milepost.core.layout import Span
-from milepost.errors import FormatError
+from milepost.errors import FormatError, UnsafeContentError
 from milepost.formats.place import Readable
 
 LARGEST = 64 * 1024 * 1024
 """Bytes of a message that is read at once."""
+MOST = 250_000
+"""Times that a field is in a message that is read at once."""
 DEEPEST = 64
 """Levels of messages within messages of the same kind."""
 _STEP = 4096
@@ -30,6 +32,7 @@ def parse(data: bytes, where: str) -> Fields:
 
     Raises:
         FormatError: it is cut short, or not a message.
+        UnsafeContentError: there is more in it than in any.
     """
     if len(data) > LARGEST:
         raise FormatError("a message of impossible size", where=where, found=f"{len(data)} bytes")
@@ -63,7 +66,10 @@ def parse(data: bytes, where: str) -> Fields:
                 raise _not_a_message(where)
             if at > stop or tag < 8:
                 raise _not_a_message(where)
-            found.setdefault(tag >> 3, []).append(value)
+            values = found.setdefault(tag >> 3, [])
+            values.append(value)
+            if len(values) > MOST:
+                raise UnsafeContentError("a message has a field more often than any needs it", where=where)
     except IndexError:
         raise _not_a_message(where) from None
     return found

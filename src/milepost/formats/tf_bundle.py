@@ -28,7 +28,7 @@ from milepost.formats.tf_types import STRING, TYPES
 
 NAME = "a TensorFlow checkpoint"
 GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
-MOST_ENTRIES = 250_000
+MOST_ENTRIES = 220_000
 MOST_NAMES = 64 * 1024 * 1024
 """Bytes of all names: they are compressed in the file, without end if one has a mind to."""
 LARGEST_TEXT = 16 * 1024 * 1024

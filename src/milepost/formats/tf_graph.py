@@ -13,14 +13,14 @@ import re
 from typing import NamedTuple
 
 from milepost.core.paths import join
-from milepost.errors import FormatError
+from milepost.errors import UnsafeContentError
 from milepost.formats.protobuf import Fields, data, datas, number, parse, text
 from milepost.formats.source import divided
 
 ATTRIBUTES = "/.ATTRIBUTES/"
 VALUE = "VARIABLE_VALUE"
-MOST = 1_000_000
-"""Objects and references between them."""
+MOST = 250_000
+"""Objects, references between them, and values."""
 DEEPEST = 64
 """References in a row that make a name."""
 LONGEST = 2048
@@ -42,13 +42,18 @@ def names_in(graph: bytes, where: str) -> Names:
     """The names of what `graph`, a serialised TrackableObjectGraph, refers to.
 
     Raises:
-        FormatError: it cannot be understood, or is impossibly large.
+        FormatError: it cannot be understood.
+        UnsafeContentError: it is impossibly large.
     """
-    nodes = [parse(node, where) for node in datas(parse(graph, where), 1)]
+    nodes: list[Fields] = []
+    left = MOST
+    for raw in datas(parse(graph, where), 1):
+        nodes.append(parse(raw, where))
+        left -= 1 + sum(map(len, nodes[-1].values()))
+        if left < 0:
+            raise UnsafeContentError("the graph of objects is impossibly large", where=where)
     children = [[parse(child, where) for child in datas(node, 1)] for node in nodes]
     slots = [[parse(slot, where) for slot in datas(node, 3)] for node in nodes]
-    if len(nodes) + sum(map(len, children)) + sum(map(len, slots)) > MOST:
-        raise FormatError("the graph of objects is impossibly large", where=where)
     routes = _routes(children)
     for owner, listed in enumerate(slots):
         for slot in listed:
