@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.eager import context
 
 import milepost
 from milepost.errors import MismatchError, NotStorableError
+from milepost.tensorflow import rng
 
 
 class Net(tf.Module):
@@ -46,6 +48,26 @@ class Job:
         net = self.net
         variables = [net.weight, *net.layers[:1], net.layers[1]["scale"], self.count, self.whole.average]
         return [np.asarray(one.read_value()).tobytes() for one in variables]
+
+
+def test_a_course_of_random_numbers_leaves_an_unseeded_tensorflow_unseeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    eager = context.context()
+    monkeypatch.delattr(eager, "_rng", raising=False)
+    monkeypatch.setattr(eager, "_seed", None)
+    (library,) = rng.LIBRARIES
+    before = library.capture()
+    assert library.draw() != library.draw()
+    course = library.course(keep=True)
+    course.enter()
+    library.seed(5)
+    first = library.draw()
+    course.leave()
+    assert library.capture() == before == {"eager": {"seed": None}}
+    course.enter()
+    second = library.draw()
+    library.seed(5)
+    assert [library.draw(), library.draw()] == [first, second]
+    course.leave()
 
 
 def test_a_loop_of_tensorflow_goes_on_with_the_same_bits(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ The kernels of stateful operations inside a ``tf.function`` keep generators of t
 from __future__ import annotations
 
 import random
+import secrets
 from collections.abc import Mapping
 from typing import Any
 
@@ -76,7 +77,9 @@ def _now() -> tuple[Any, Any, Any]:
 def _go(state: tuple[Any, Any, Any]) -> None:
     eager = _eager()
     eager._seed = state[0]
-    if state[1] is not None:
+    if state[1] is None:
+        vars(eager).pop("_rng", None)  # TensorFlow has none before it is seeded
+    else:
         if getattr(eager, "_rng", None) is None:
             eager._rng = random.Random(0)  # noqa: S311
         eager._rng.setstate(state[1])
@@ -110,6 +113,8 @@ class _TensorFlow:
         tf.random.set_seed(seed & 0x7FFFFFFF)
 
     def draw(self) -> int:
+        if getattr(_eager(), "_rng", None) is None:  # not seeded: TensorFlow's own operations then draw from the system
+            return secrets.randbits(62)
         return int(context.internal_operation_seed()) << 31 | int(context.internal_operation_seed())
 
     def course(self, *, keep: bool) -> _Course:
