@@ -44,7 +44,7 @@ def results(backend: str, settings: tuple[str, ...], limit: float) -> list[Resul
 def main() -> int:
     wanted = sys.argv[1:]
     backends = [one for one in BACKENDS if one in wanted] or BACKENDS
-    settings = tuple(one for one in SETTINGS if one in wanted) or SETTINGS
+    settings = tuple(one for one in wanted if one not in BACKENDS) or SETTINGS
     began, failed = time.monotonic(), 0
     for backend in backends:
         for setting in settings:
