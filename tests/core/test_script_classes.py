@@ -175,7 +175,7 @@ def test_a_class_that_changed_gives_a_stand_in():
 
 def test_nothing_is_imported_because_a_file_names_it():
     before = set(sys.modules)
-    for module in ("antigravity", "this", "xml.sax", "milepost.nothing"):
+    for module in ("antigravity", "this", "lib2to3.pygram", "milepost.nothing"):
         assert module not in sys.modules
         decode({"$enum": {"class": f"{module}:X", "name": "A", "value": 1}})
         decode({f"${module.replace('.', '_')}.kind": 1})

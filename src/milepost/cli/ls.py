@@ -148,7 +148,7 @@ def _say_checkpoints(place: str, listing: Listing) -> None:
         Column("SAVED", optional=4), Column("AGE", right=True),
         *(Column(cut(safe(name), 24), right=True, optional=1) for name in metrics),
         Column("SIZE", right=True), Column("NEW", right=True, optional=3),
-        Column("STATE", least=10), Column("MARKS", least=20),
+        Column("STATE", least=10), Column("MARKS", least=15),
     ]  # fmt: skip
     say_table(columns, [_cells(row, list(metrics)) for row in listing.rows])
     if listing.on_node is not None:

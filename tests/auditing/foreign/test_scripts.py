@@ -148,6 +148,7 @@ def closure():
 RANKS = """
 import os, sys
 import torch
+ready, done = os.pipe()
 rank = 0 if os.fork() else 1
 os.environ["RANK"] = str(rank)
 torch.set_num_threads(1)
@@ -159,6 +160,7 @@ if len(sys.argv) > 1:
     saved = torch.load(sys.argv[1])
     model.load_state_dict(saved["model"])
     start = saved["step"]
+os.write(done, b".") if rank else os.read(ready, 1)  # nothing is saved before both have read
 for step in range(start, 4):
     optimizer.zero_grad()
     (model(torch.ones(1, 2)) * (torch.rand(1, generator=noise) if rank else 1.0)).sum().backward()

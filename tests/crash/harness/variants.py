@@ -8,14 +8,13 @@ from typing import Any
 
 from milepost.core.manifest import Manifest
 from milepost.errors import RunFenced
-from milepost.folder import attempts, commit, names
+from milepost.folder import attempts, commit, names, writer
 from milepost.folder.attempts import Attempt
 from milepost.folder.attempts import alive as attempts_alive
 from milepost.folder.checkpoint import Checkpoint
 from milepost.folder.commit import Committer
 from milepost.folder.run import Listed, RunFolder
 from milepost.folder.snapshot import Snapshot
-from milepost.folder.writer import ItemWriter
 from milepost.storage.base import FileWriter, Storage
 from milepost.storage.faults import NoSync, Wrapper
 
@@ -146,10 +145,10 @@ def remove_in_place(run: RunFolder, folder: str, work: str) -> None:
     run.storage.remove_tree(folder)
 
 
-def link_whatever_is_there(self: ItemWriter, source: str, target: str, size: int) -> bool:
+def link_whatever_is_there(run: Storage, source: str, target: str, size: int) -> bool:
     """Links without looking at the size of what is linked to."""
     try:
-        self._run.link(source, target)
+        run.link(source, target)
     except OSError:
         return False
     return True
@@ -202,7 +201,7 @@ def check_then_rename(patch: Any) -> None:
 MISTAKES = {
     **{one.__name__: (lambda patch, one=one: patch.setattr("harness.driving.Committer", one)) for one in COMMITTERS},
     "remove in place": lambda patch: patch.setattr(commit, "remove", remove_in_place),
-    "link without size check": lambda patch: patch.setattr(ItemWriter, "_try_link", link_whatever_is_there),
+    "link without size check": lambda patch: patch.setattr(writer, "try_link", link_whatever_is_there),
     "no digests": lambda patch: patch.setattr(Checkpoint, "read_file", read_unchecked),
     "check, then rename": check_then_rename,
 }

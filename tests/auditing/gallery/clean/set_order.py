@@ -1,4 +1,4 @@
-"""Four tasks, drawn one after the other from a sorted set of names."""
+"""Eight tasks, drawn one after the other from a sorted set of names."""
 
 import sys
 
@@ -8,7 +8,7 @@ import milepost
 
 np.random.seed(21)
 
-tasks = {"colour", "shape", "size", "texture"}
+tasks = {"colour", "depth", "light", "motion", "shape", "size", "sound", "texture"}
 weights = {name: np.zeros(4) for name in sorted(tasks)}
 
 with milepost.Checkpointer(
