@@ -11,9 +11,11 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from safetensors.torch import save_file
 
 import milepost
 from milepost.core import dtypes
@@ -178,11 +180,9 @@ def test_damage_is_seen_at_the_last_block(where: str) -> None:
 
 
 def test_types_without_numbers_are_skipped_and_said(start_job: Callable[..., Any]) -> None:
-    torch = pytest.importorskip("torch")
     job = start_job()
-    safetensors = pytest.importorskip("safetensors.torch")
     file = Path(job.run.where) / "f4.safetensors"
-    safetensors.save_file({"packed": torch.zeros(4, dtype=torch.float4_e2m1fn_x2), "w": torch.ones(2)}, file)
+    save_file({"packed": torch.zeros(4, dtype=torch.float4_e2m1fn_x2), "w": torch.ones(2)}, file)
     found = milepost.stats(file)
     assert [one.path for one in found.tensors] == ["w"]
     assert found.skipped == (("packed", "float4_e2m1fn_x2 is read as bytes"),)
