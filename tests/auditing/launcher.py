@@ -31,6 +31,9 @@ TIMED_OUT = 124
 _READ_AT_START = ("PYTHON", "LD_", "OMP_", "MKL_", "KMP_", "OPENBLAS_", "TORCH", "ATEN_", "CUDA", "MALLOC_")
 """Variables that begin so are read when an interpreter or a library starts: a child cannot be given others."""
 
+_SET_BY_IMPORTS = ("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")
+"""TensorFlow puts these into the environment of whoever imports it, also of a process that runs tests."""
+
 _HASHES = {"PYTHONHASHSEED": "0"}
 """Where a request says nothing else, so that one that says just this need not start an interpreter."""
 
@@ -125,7 +128,8 @@ class Launcher:
 
 
 def _fixed(env: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in env.items() if name.startswith(_READ_AT_START) and name != "PYTHONPATH"}
+    apart = ("PYTHONPATH", *_SET_BY_IMPORTS)
+    return {name: value for name, value in env.items() if name.startswith(_READ_AT_START) and name not in apart}
 
 
 def _run(command: Sequence[str], env: Mapping[str, str], cwd: Path, output: Path, seconds: float | None) -> int:

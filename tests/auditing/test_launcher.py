@@ -194,6 +194,8 @@ def test_forks_have_torch_and_fresh_ones_do_not(play: Play) -> None:
     script = "import sys; print('torch' in sys.modules)"
     assert play(script) == (0, "True\n")
     assert play(script, fresh=True) == (0, "False\n")
+    imported_tensorflow = {**os.environ, "KMP_INIT_AT_FORK": "FALSE", "KMP_DUPLICATE_LIB_OK": "True"}
+    assert play(script, env=imported_tensorflow) == (0, "True\n")
 
 
 @BOTH
