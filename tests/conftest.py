@@ -21,7 +21,7 @@ from milepost.folder.commit import Committer
 from milepost.folder.names import file_stems
 from milepost.folder.retention import Keep
 from milepost.folder.run import Listed, RunFolder
-from milepost.folder.snapshot import IO_BLOCK, Position, Snapshot
+from milepost.folder.snapshot import IO_BLOCK, Piece, Position, Snapshot
 from milepost.storage.base import BLOCK, Storage
 from milepost.storage.local import LocalStorage
 from milepost.storage.pages import Pages
@@ -50,11 +50,11 @@ class ArraysFile:
         by_key = {path.removeprefix(f"{item}/"): path for path in arrays}
         self.item = item
         self.layout: Layout = plan((key, kinds[path], arrays[path].shape) for key, path in by_key.items())
-        self.paths = tuple(by_key[entry.key] for entry in self.layout.entries)
+        self.pieces = tuple(Piece(by_key[entry.key]) for entry in self.layout.entries)
         self._image = Pages(-(-self.layout.size // BLOCK) * BLOCK).view
         self._image[: len(self.layout.header)] = self.layout.header
-        for entry, path in zip(self.layout.entries, self.paths, strict=True):
-            self._image[entry.offset : entry.offset + entry.nbytes] = arrays[path].tobytes()
+        for entry, piece in zip(self.layout.entries, self.pieces, strict=True):
+            self._image[entry.offset : entry.offset + entry.nbytes] = arrays[piece.path].tobytes()
 
     def blocks(self) -> Iterator[tuple[int, memoryview]]:
         for offset in range(0, len(self._image), IO_BLOCK):

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from milepost.core.boxes import Box
 from milepost.core.dtypes import dtype
 from milepost.core.layout import Entry
 from milepost.core.manifest import File, Manifest, Shard, Summary, Tensor
@@ -17,6 +18,7 @@ from milepost.folder.checkpoint import Checkpoint
 from milepost.folder.retention import Keep, components
 from milepost.folder.run import Listed
 from milepost.folder.sharing import MOST_PARTS, Base, reuse
+from milepost.folder.snapshot import Piece
 from milepost.folder.verify import verify_fully
 from milepost.storage.memory import MemoryStorage
 
@@ -44,8 +46,9 @@ def reused(before: Base | None, sizes: Mapping[str, int], changed: str = "") -> 
     """File -> names taken from it, and names to write; the names in `changed` have other bytes than before."""
     names = list(sizes)
     digests = [f"other {name}" if name in changed else name for name in names]
-    found = reuse(before, names, entries(sizes), digests)
-    return {file: list(taken) for file, taken in found.linked.items()}, [names[index] for index in found.rest]
+    found = reuse(before, [Piece(name) for name in names], entries(sizes), digests)
+    linked = {file: [piece.path for piece in taken] for file, taken in found.linked.items()}
+    return linked, [names[index] for index in found.rest]
 
 
 def test_without_a_base_all_is_written() -> None:
@@ -103,6 +106,17 @@ def test_an_item_over_too_many_files_is_written_anew(parts: int) -> None:
 )
 def test_equal_bytes_of_another_thing_are_not_shared(before: Tensor) -> None:
     assert reused(base({"m": {"b": 400}}, a=before), {"a": 400}) == ({}, ["a"])
+
+
+def test_boxes_are_shared_by_where_they_are() -> None:
+    halves = [Box((0,), (50,)), Box((50,), (50,))]
+    shards = tuple(Shard("m", f"a[{n}]", f"d{n}", None, *box) for n, box in enumerate(halves))
+    before = base({"m": {"a[0]": 200, "a[1]": 200}}, a=Tensor("float32", (100,), shards))
+    for digest, box, shared in (("d1", halves[1], True), ("d1", halves[0], False), ("other", halves[1], False)):
+        entry = Entry("a[1]", FLOAT, (50,), 0, 200)
+        found = reuse(before, [Piece("a", box)], [entry], [digest])
+        assert (found.linked == {"m": {Piece("a", box): shards[1]}}) is shared
+        assert found.rest == ([] if shared else [0])
 
 
 # -- over many saves ------------------------------------------------------------------------------------------------------

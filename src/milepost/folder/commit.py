@@ -21,7 +21,7 @@ from milepost.folder.lineage import of_run
 from milepost.folder.retention import Keep, best_of, components, decide, remove
 from milepost.folder.run import Listed, RunFolder
 from milepost.folder.sharing import Base
-from milepost.folder.snapshot import Snapshot
+from milepost.folder.snapshot import Piece, Snapshot
 from milepost.folder.tags import read_tags
 from milepost.folder.writer import ItemWriter, write_read_only
 
@@ -124,7 +124,7 @@ class Committer:
     def _write(self, draft: str, snapshot: Snapshot) -> Manifest:
         base = self._base if self._may_share() else None
         files: dict[str, FileRecord] = {}
-        shards: dict[str, Shard] = {}
+        shards: dict[Piece, Shard] = {}
         new_bytes = 0
         for file in snapshot.files:
             written = self._items.write(draft, snapshot.stems[file.item], file, base)
@@ -132,7 +132,7 @@ class Committer:
             shards |= written.shards
             new_bytes += written.new_bytes
         snapshot.settle()
-        tensors = {path: _with_shard(tensor, shards.get(path)) for path, tensor in snapshot.tensors.items()}
+        tensors = with_shards(snapshot.tensors, shards)
         why_not = _why_not_good(tensors)
         position = snapshot.position
         summary = Summary(
@@ -217,8 +217,15 @@ class Committer:
             # A file system without symbolic links, or a file of somebody else: milepost itself never reads these links.
 
 
-def _with_shard(tensor: TensorRecord, shard: Shard | None) -> TensorRecord:
-    return tensor if shard is None else msgspec.structs.replace(tensor, shards=(shard,))
+def with_shards(tensors: Mapping[str, TensorRecord], shards: Mapping[Piece, Shard]) -> dict[str, TensorRecord]:
+    """The records of tensors, with where their bytes are."""
+    where: dict[str, list[Shard]] = {}
+    for piece, shard in shards.items():
+        where.setdefault(piece.path, []).append(shard)
+    return {
+        path: msgspec.structs.replace(tensor, shards=tuple(where[path])) if path in where else tensor
+        for path, tensor in tensors.items()
+    }
 
 
 def _why_not_good(tensors: Mapping[str, TensorRecord]) -> str | None:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from milepost.core.layout import Entry
 from milepost.core.manifest import Manifest, Shard
+from milepost.folder.snapshot import Piece
 from milepost.storage.base import Storage
 
 MOST_PARTS = 8
@@ -23,14 +24,14 @@ class Base(NamedTuple):
 
 
 class Reuse(NamedTuple):
-    """What to link and what to write. `linked` maps a file of the base to the shards (by path) taken from it; `rest` are the
-    indices of entries that must be written."""
+    """What to link and what to write. `linked` maps a file of the base to the shards taken from it; `rest` are the indices of
+    entries that must be written."""
 
-    linked: dict[str, dict[str, Shard]]
+    linked: dict[str, dict[Piece, Shard]]
     rest: list[int]
 
 
-def reuse(base: Base | None, paths: Sequence[str], entries: Sequence[Entry], digests: Sequence[str]) -> Reuse:
+def reuse(base: Base | None, pieces: Sequence[Piece], entries: Sequence[Entry], digests: Sequence[str]) -> Reuse:
     """Compare an item with what the base holds of it.
 
     A file is worth linking to if at least half of it is alive; otherwise its live entries are written anew, so that the space
@@ -41,7 +42,7 @@ def reuse(base: Base | None, paths: Sequence[str], entries: Sequence[Entry], dig
         return Reuse({}, everything)
     found: defaultdict[str, dict[int, Shard]] = defaultdict(dict)
     for index in everything:
-        shard = _unchanged(base.manifest, paths[index], entries[index], digests[index])
+        shard = _unchanged(base.manifest, pieces[index], entries[index], digests[index])
         if shard is not None:
             found[shard.file][index] = shard
     worth = {
@@ -53,24 +54,20 @@ def reuse(base: Base | None, paths: Sequence[str], entries: Sequence[Entry], dig
         worth = {}
     taken = {index for shards in worth.values() for index in shards}
     return Reuse(
-        {name: {paths[index]: shard for index, shard in shards.items()} for name, shards in sorted(worth.items())},
+        {name: {pieces[index]: shard for index, shard in shards.items()} for name, shards in sorted(worth.items())},
         [index for index in everything if index not in taken],
     )
 
 
-def _unchanged(manifest: Manifest, path: str, entry: Entry, digest: str) -> Shard | None:
-    tensor = manifest.tensors.get(path)
-    if tensor is None or len(tensor.shards) != 1:
+def _unchanged(manifest: Manifest, piece: Piece, entry: Entry, digest: str) -> Shard | None:
+    tensor = manifest.tensors.get(piece.path)
+    if tensor is None or tensor.dtype != entry.dtype.name:
         return None
-    shard = tensor.shards[0]
-    same = (
-        shard.digest == digest
-        and shard.key == entry.key
-        and tensor.dtype == entry.dtype.name
-        and tensor.shape == entry.shape
-        and shard.offset is None
-    )
-    return shard if same and shard.file in manifest.files else None
+    for shard in tensor.shards:
+        if (shard.offset, shard.shape) == (piece.box or (None, None)):
+            same = shard.digest == digest and shard.key == entry.key and (shard.shape or tensor.shape) == entry.shape
+            return shard if same and shard.file in manifest.files else None
+    return None
 
 
 def try_link(run: Storage, source: str, target: str, size: int) -> bool:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
+from milepost.core.boxes import Box
 from milepost.core.layout import Layout
 from milepost.core.manifest import Tensor
 
@@ -13,13 +14,20 @@ IO_BLOCK = 16 << 20
 """Bytes per write and read: large enough for full speed without the page cache, small enough to start early."""
 
 
+class Piece(NamedTuple):
+    """What one entry of a file holds: the tensor at `path`, or a `box` of it."""
+
+    path: str
+    box: Box | None = None
+
+
 class StagedFile(Protocol):
     """The image of one file."""
 
     item: str
     layout: Layout
-    paths: tuple[str, ...]
-    """The path of each entry of `layout`."""
+    pieces: tuple[Piece, ...]
+    """What each entry of `layout` holds."""
 
     def blocks(self) -> Iterator[tuple[int, memoryview]]:
         """The whole image in order, as (offset, bytes): offsets are multiples of `IO_BLOCK`, memory is page-aligned, and

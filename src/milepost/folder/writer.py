@@ -10,22 +10,24 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from milepost.core.digest import Checker, file_digest
 from milepost.core.layout import Entry, Layout, overlaps, plan
 from milepost.core.manifest import File, Shard
 from milepost.folder import names
 from milepost.folder.sharing import Base, Reuse, reuse, try_link
-from milepost.folder.snapshot import IO_BLOCK, StagedFile
+from milepost.folder.snapshot import IO_BLOCK, Piece, StagedFile
 from milepost.folder.worker import Task, Worker
 from milepost.storage.base import BLOCK, Storage
 from milepost.storage.pages import Pages
 
 
 class Written(NamedTuple):
-    """The files of one item and where its tensors are in them. `new_bytes` excludes what was linked."""
+    """The files that hold the pieces of one item, and where they are in them. `new_bytes` excludes what was linked."""
 
     files: dict[str, File]
-    shards: dict[str, Shard]
+    shards: dict[Piece, Shard]
     new_bytes: int
 
 
@@ -53,12 +55,12 @@ class ItemWriter:
             TornSnapshot: the staged bytes will never be complete.
         """
         whole = stem + names.SUFFIX
-        comparable = base is not None and any(path in base.manifest.tensors for path in file.paths)
+        comparable = base is not None and any(piece.path in base.manifest.tensors for piece in file.pieces)
         checkers = [Checker(entry.dtype) for entry in file.layout.entries]
         if not comparable or self._mostly_changes.get(file.item, False):
             # Expected to be written whole: do not wait for the last byte before writing the first.
             self._write_image(f"{folder}/{whole}", file.layout, _checked(file, checkers))
-            found = reuse(base, file.paths, file.layout.entries, [checker.digest() for checker in checkers])
+            found = reuse(base, file.pieces, file.layout.entries, [checker.digest() for checker in checkers])
             if comparable:  # the first save has nothing to learn from
                 self._mostly_changes[file.item] = _mostly_changes(file.layout, found)
             if found.rest or not found.linked:
@@ -67,7 +69,7 @@ class ItemWriter:
         else:
             for _ in _checked(file, checkers):
                 pass
-            found = reuse(base, file.paths, file.layout.entries, [checker.digest() for checker in checkers])
+            found = reuse(base, file.pieces, file.layout.entries, [checker.digest() for checker in checkers])
             self._mostly_changes[file.item] = _mostly_changes(file.layout, found)
         if base is not None and found.linked:
             linked = self._link(folder, stem, file, base, found, checkers)
@@ -79,8 +81,8 @@ class ItemWriter:
     def _whole(self, name: str, file: StagedFile, checkers: Sequence[Checker]) -> Written:
         layout = file.layout
         shards = {
-            path: Shard(name, entry.key, checker.digest(), checker.finite)
-            for path, entry, checker in zip(file.paths, layout.entries, checkers, strict=True)
+            piece: _shard(piece, name, entry, checker)
+            for piece, entry, checker in zip(file.pieces, layout.entries, checkers, strict=True)
         }
         entry = File(layout.size, file_digest(layout.header, [shard.digest for shard in shards.values()]), layout.plain)
         return Written({name: entry}, shards, layout.size)
@@ -93,7 +95,7 @@ class ItemWriter:
         # A file keeps the plain name only if it is, byte for byte, what would be written: its header names tied tensors, too.
         as_written = file_digest(file.layout.header, [checker.digest() for checker in checkers])
         files: dict[str, File] = {}
-        shards: dict[str, Shard] = {}
+        shards: dict[Piece, Shard] = {}
         for source, kept in found.linked.items():
             old = base.manifest.files[source]
             current = source == whole and old.digest == as_written
@@ -103,7 +105,7 @@ class ItemWriter:
                     self._run.remove(f"{folder}/{name}")
                 return None
             files[target] = File(old.size, old.digest, old.plain and current)
-            shards |= {path: Shard(target, shard.key, shard.digest, shard.finite) for path, shard in kept.items()}
+            shards |= {piece: msgspec.structs.replace(shard, file=target) for piece, shard in kept.items()}
         written = 0
         if found.rest:
             target = names.part(stem, len(files))
@@ -111,15 +113,13 @@ class ItemWriter:
             layout = plan((entry.key, entry.dtype, entry.shape) for entry in entries)
             self._write_image(f"{folder}/{target}", layout, _gather(file, entries, layout))
             rest = {
-                file.paths[index]: Shard(
-                    target, file.layout.entries[index].key, checkers[index].digest(), checkers[index].finite
-                )
+                file.pieces[index]: _shard(file.pieces[index], target, file.layout.entries[index], checkers[index])
                 for index in found.rest
             }
             files[target] = File(layout.size, file_digest(layout.header, [shard.digest for shard in rest.values()]))
             shards |= rest
             written = layout.size
-        return Written(files, {path: shards[path] for path in file.paths}, written)
+        return Written(files, {piece: shards[piece] for piece in file.pieces}, written)
 
     def _write_image(self, path: str, layout: Layout, blocks: Iterator[tuple[int, memoryview]]) -> None:
         writer = self._run.create(path, layout.size)
@@ -148,6 +148,11 @@ def write_read_only(run: Storage, path: str, data: bytes) -> None:
     except BaseException:
         writer.abort()
         raise
+
+
+def _shard(piece: Piece, file: str, entry: Entry, checker: Checker) -> Shard:
+    offset, shape = piece.box or (None, None)
+    return Shard(file, entry.key, checker.digest(), checker.finite, offset, shape)
 
 
 def _mostly_changes(layout: Layout, found: Reuse) -> bool:

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from milepost.core.adapter import LeafInfo, TensorAdapter
-from milepost.core.layout import Layout
-from milepost.folder.snapshot import IO_BLOCK
+from milepost.core.boxes import Box
+from milepost.core.layout import Layout, overlaps
+from milepost.folder.snapshot import IO_BLOCK, Piece
 from milepost.storage.base import BLOCK
 from milepost.storage.pages import Pages
 
@@ -17,7 +18,8 @@ from milepost.storage.pages import Pages
 @dataclass(slots=True)
 class Leaf:
     """A live tensor on its way into a file: its path, what it is, and whether it may be read after the save call has returned
-    (`deferred`, because something holds back whatever would change it)."""
+    (`deferred`, because something holds back whatever would change it). Of a tensor that is divided over processes `value` is the
+    part `box`."""
 
     path: str
     value: object
@@ -25,6 +27,7 @@ class Leaf:
     info: LeafInfo
     trained: bool = False
     deferred: bool = False
+    box: Box | None = None
 
 
 class Pool:
@@ -63,7 +66,7 @@ class Image:
 
     def __init__(self, item: str, layout: Layout, leaves: Sequence[Leaf], memory: Pages) -> None:
         self.item, self.layout, self.leaves, self.memory = item, layout, leaves, memory
-        self.paths = tuple(leaf.path for leaf in leaves)
+        self.pieces = tuple(Piece(leaf.path, leaf.box) for leaf in leaves)
         self._staged = 0
         self._problem: BaseException | None = None
         self._change = threading.Condition()
@@ -134,12 +137,10 @@ class Stream:
     def __init__(self, item: str, layout: Layout, leaves: Sequence[Leaf], memory: Pages) -> None:
         assert memory.size >= self.BLOCKS * IO_BLOCK
         self.item, self.layout, self.leaves, self.memory = item, layout, leaves, memory
-        self.paths = tuple(leaf.path for leaf in leaves)
+        self.pieces = tuple(Piece(leaf.path, leaf.box) for leaf in leaves)
 
     def blocks(self) -> Iterator[tuple[int, memoryview]]:
         """See `StagedFile.blocks`."""
-        from milepost.core.layout import overlaps
-
         header, size = self.layout.header, self.layout.size
         first = 0
         for number, offset in enumerate(range(0, size, IO_BLOCK)):
