@@ -1,8 +1,7 @@
 """Writing what can be read as a checkpoint of another format: the libraries whose format it is write it, in adapters of theirs.
 
-A writer is a module with a function ``export(source, destination, **options)``, which makes `destination` and returns an `Exported`,
-and, if a folder of its format holds checkpoints of several steps, ``export_run(sources, destination, **options)``. Another writer
-takes a line in `WRITERS`.
+A writer is a module with ``export(source, destination, **options)``, which makes `destination` and returns an `Exported`; and with
+``export_run(sources, destination, **options)`` if a folder of its format holds several steps. Another takes a line in `WRITERS`.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from milepost.core.source import TensorSource
 from milepost.errors import NotFoundError, ScriptError, StorageError
 from milepost.ops import refs
 
-WRITERS: dict[str, str] = {}
+WRITERS: dict[str, str] = {"orbax": "milepost.orbax.writer"}
 """Name of a format -> module of its writer, which is imported when it is asked for."""
 SUFFIXES: dict[str, str] = {}
 """How the name of a destination ends -> format, where nothing else is said."""
@@ -71,7 +70,9 @@ def export(
     if whole_run:
         if isinstance(source, TensorSource):
             raise ScriptError("a whole run is named by its place", found=repr(source), expected="a run directory")
-        return write(_all_of(source if isinstance(source, refs.Ref) else refs.Ref.parse(source)), destination, **options)
+        return write(
+            _all_of(source if isinstance(source, refs.Ref) else refs.Ref.parse(source)), destination, **options
+        )
     return write(source if isinstance(source, TensorSource) else refs.open(source), destination, **options)
 
 
