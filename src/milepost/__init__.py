@@ -24,6 +24,8 @@ _HOME = {
     "Diff": "milepost.ops.diff",
     "Stats": "milepost.ops.stats",
     "diff": "milepost.ops.diff",
+    "Exported": "milepost.ops.export",
+    "export": "milepost.ops.export",
     "open": "milepost.ops.refs",
     "stats": "milepost.ops.stats",
     "audit": "milepost.auditing.audit",
@@ -36,6 +38,7 @@ __all__ = [
     "Checkpointer",
     "Diff",
     "Every",
+    "Exported",
     "Keep",
     "Pending",
     "Progress",
@@ -47,6 +50,7 @@ __all__ = [
     "audit",
     "diff",
     "errors",
+    "export",
     "open",
     "stats",
 ]
@@ -57,6 +61,7 @@ if TYPE_CHECKING:
     from milepost.core.source import TensorSource
     from milepost.folder.retention import Keep
     from milepost.ops.diff import Diff, diff
+    from milepost.ops.export import Exported, export
     from milepost.ops.refs import open  # noqa: A004
     from milepost.ops.stats import Stats, stats
     from milepost.pipeline.persist import Pending

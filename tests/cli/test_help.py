@@ -21,6 +21,7 @@ from milepost.folder.retention import Keep
 GROUPS = {
     "Look into runs and checkpoints": ["ls", "show", "cat", "stats", "diff", "verify"],
     "Keep and remove checkpoints": ["tag", "pin", "prune"],
+    "Take checkpoints elsewhere": ["export"],
     "Prove that a script resumes": ["audit"],
 }
 COMMANDS = [name for names in GROUPS.values() for name in names]
@@ -135,6 +136,7 @@ def test_json_documents_have_the_keys_that_the_help_names(cli: Any, example_fold
         "ls": ["runs/mnist"], "show": ["runs/mnist"], "cat": ["runs/mnist", "vars/patience"],
         "stats": ["runs/mnist"], "diff": ["runs/mnist@~1", "runs/mnist"], "verify": ["runs/mnist"],
         "tag": ["runs/mnist", "paper"], "pin": ["runs/mnist"], "prune": ["runs/mnist", "--dry-run"],
+        "export": ["runs/mnist", "orbax/1", "--format", "orbax"],
         "audit": ["--at", "7", "--", sys.executable, "train.py", "--epochs", "2"],
     }  # fmt: skip
     for command, arguments in calls.items():

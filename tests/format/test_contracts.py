@@ -15,6 +15,7 @@ def test_the_exported_names() -> None:
         "Checkpointer",
         "Diff",
         "Every",
+        "Exported",
         "Keep",
         "Pending",
         "Progress",
@@ -28,6 +29,7 @@ def test_the_exported_names() -> None:
         "audit",
         "diff",
         "errors",
+        "export",
         "open",
         "stats",
     ]

@@ -77,6 +77,7 @@ def _milepost(
 _COMMANDS = {
     "Look into runs and checkpoints": ["ls", "show", "cat", "stats", "diff", "verify"],
     "Keep and remove checkpoints": ["tag", "pin", "prune"],
+    "Take checkpoints elsewhere": ["export"],
     "Prove that a script resumes": ["audit"],
     "Run on a cluster": ["doctor", "slurm"],
 }
