@@ -33,7 +33,7 @@ def generated(cluster: Cluster, place: Path) -> Outcome:
     assert told["step"] >= 2 * EVERY
     shown = cluster.show(number)
     assert (shown["TimeLimit"], shown["Requeue"], shown["Comment"]) == ("00:10:00", "1", "two")
-    data = place / "node/job/numbers"
+    (data,) = (place / "node").glob("*/job/numbers")
     assert data.read_text() == "1 2 3"
     unpacked = data.stat().st_ctime_ns
     cluster.run("scancel", "--signal=USR1", number)

@@ -17,7 +17,7 @@ from milepost.slurm.site import Site, read_site, seconds
 from milepost.slurm.submit import submit
 
 Play = Callable[..., None]
-SITE = Site("cgroup", True, 30.0, {"batch": 86400.0, "any": None}, "batch")
+SITE = Site("cgroup", True, {"batch": 86400.0, "any": None}, "batch")
 TRAIN = ["python", "train.py"]
 
 
@@ -74,6 +74,20 @@ def test_the_number_of_the_task_stays_a_variable() -> None:
     assert "'$SLURM_ARRAY_TASK_ID'" in write(Wanted([*TRAIN, "$SLURM_ARRAY_TASK_ID"]))
 
 
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [("$DATA_DIR/x", "a b/x"), ("--data=${DATA_DIR}s", "--data=a bs"), ("$DATA_DIRS", "$DATA_DIRS"), ("it's", "it's"),
+     ("${SLURM_ARRAY_TASK_ID}${DATA_DIR}", "3a b"), ("${DATA_DIR", "${DATA_DIR"), ("$(id)$DATA_DIR", "$(id)a b")],
+)  # fmt: skip
+def test_the_data_stays_a_variable(word: str, told: str) -> None:
+    line = write(Wanted(["x", word], data="d.tar", array="3")).splitlines()[-1]
+    done = subprocess.run(
+        ["bash", "-c", f"printf '%s|' {line}"], env={"DATA_DIR": "a b", "SLURM_ARRAY_TASK_ID": "3"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout == f"srun|x|{told}|"
+
+
 @pytest.mark.parametrize("bad", ["a\nb", "a\0b", "a\rb", "a\x1b[2J", "a\u2028b", "a\x85b", 'a"b', "a\\b"])
 def test_values_that_would_leave_their_line_are_refused(bad: str) -> None:
     with pytest.raises(ScriptError, match="cannot stand in a job script"):
@@ -92,8 +106,13 @@ def test_names_that_are_no_options_are_refused(name: str) -> None:
         directive(name, "1")
 
 
-def test_the_name_of_the_job_is_made_harmless() -> None:
-    assert directives(write(Wanted(["python", "/x/my\ntrain it.py"])))[0] == "#SBATCH --job-name=my_train_it"
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [(["python", "/x/my\ntrain it.py"], "my_train_it"), (["python", "-m", "lab.pretrain", "x"], "pretrain"),
+     (["milepost", "slurm", "notebook", "a/b.ipynb"], "b"), (["./fit", "-m"], "fit")],
+)  # fmt: skip
+def test_the_name_of_the_job(command: list[str], name: str) -> None:
+    assert directives(write(Wanted(command)))[0] == f"#SBATCH --job-name={name}"
 
 
 def test_values_with_spaces_are_quoted() -> None:
@@ -107,6 +126,52 @@ def test_what_is_said_by_hand_wins() -> None:
     assert "#SBATCH --output=logs/%j.txt" in found
     assert "#SBATCH --partition=gpu" in found
     assert len([line for line in found if "--output" in line]) == 1
+
+
+def test_an_option_without_a_value() -> None:
+    assert "#SBATCH --exclusive" in directives(write(Wanted(TRAIN, options={"exclusive": None})))
+
+
+@pytest.mark.parametrize("name", ["time", "--time", "signal", "array", "requeue", "no-requeue"])
+def test_what_has_an_option_of_its_own(name: str) -> None:
+    with pytest.raises(ScriptError, match="option of its own"):
+        write(Wanted(TRAIN, options={name: "1"}))
+
+
+@pytest.mark.parametrize("array", ["", "x", "0-", "1 2", "0-9%", "-1", "0--1", "1,,2"])
+def test_an_array_that_is_none(array: str) -> None:
+    with pytest.raises(ScriptError, match="no array"):
+        write(Wanted(TRAIN, array=array))
+
+
+@pytest.mark.parametrize("array", ["0", "0-9", "1,3,5-7", "0-99:10%4"])
+def test_an_array(array: str) -> None:
+    assert f"#SBATCH --array={array}" in directives(write(Wanted(TRAIN, array=array)))
+
+
+@pytest.mark.parametrize("signal", ["", "FOO", "KILL", "B:USR1", "USR1@30", "SIG"])
+def test_a_signal_that_is_none(signal: str) -> None:
+    with pytest.raises(ScriptError, match="no signal"):
+        write(Wanted(TRAIN, signal=signal))
+
+
+@pytest.mark.parametrize(
+    ("time", "warning", "sent"), [("4h", None, 120), ("2m", None, 30), ("1m", 59, 59), ("7d", 65535, 65535)]
+)
+def test_a_warning(time: str, warning: int | None, sent: int) -> None:
+    script = write(Wanted(TRAIN, time=time, warning=warning, signal="SIGTERM"))
+    assert f"#SBATCH --signal=TERM@{sent}" in directives(script)
+
+
+@pytest.mark.parametrize(("time", "warning"), [("4h", 0), ("1m", 60), ("1h", 4000), ("7d", 65536)])
+def test_a_warning_that_is_not_within_the_job(time: str, warning: int) -> None:
+    with pytest.raises(ScriptError, match="not within"):
+        write(Wanted(TRAIN, time=time, warning=warning))
+
+
+def test_the_processors_of_the_job_are_those_of_the_training() -> None:
+    script = write(Wanted(TRAIN, options={"cpus-per-task": "8"}))
+    assert "\nexport SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK\n" in script
 
 
 def test_module_lines_stand_as_they_are_and_are_not_run(tmp_path: Path) -> None:
@@ -130,7 +195,7 @@ def test_times(text: str, slurm: str) -> None:
     assert time_limit(text) == slurm
 
 
-@pytest.mark.parametrize("text", ["", "soon", "4h;rm", "-1", "1:2:3:4", "infinite"])
+@pytest.mark.parametrize("text", ["", "soon", "4h;rm", "-1", "1:2:3:4", "infinite", "0", "0h", "00:00:00"])
 def test_times_that_are_none(text: str) -> None:
     with pytest.raises(ScriptError, match="no time limit"):
         time_limit(text)
@@ -150,6 +215,9 @@ def test_a_limit_beyond_that_of_the_partition_is_refused() -> None:
     with pytest.raises(ScriptError, match="does not allow jobs of that length"):
         write(Wanted(TRAIN, time="25h"), SITE)
     write(Wanted(TRAIN, time="25h", options={"partition": "any"}), SITE)
+    write(Wanted(TRAIN, time="25h", options={"partition": "batch,any"}), SITE)
+    with pytest.raises(ScriptError, match="no such partition"):
+        write(Wanted(TRAIN, options={"partition": "batch,gpu"}), SITE)
 
 
 def test_how_the_cluster_is_set_up(slurm: Play) -> None:
@@ -228,9 +296,22 @@ def test_script_on_the_command_line(slurm: Play, capsys: pytest.CaptureFixture[s
     assert "cannot be asked" in err
 
 
+def test_an_array_whose_command_does_not_name_its_task(slurm: Play, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["slurm", "script", "--array", "0-2", "--", "python", "train.py"]
+    assert "does not name its task" in run(capsys, *words, "runs/x")[2]
+    assert "does not name its task" not in run(capsys, *words, "runs/${SLURM_ARRAY_TASK_ID}")[2]
+
+
 def test_mistakes_on_the_command_line(slurm: Play, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(capsys, "slurm", "script", "--sbatch", "gpus", "--", "python")[0] == 2
-    assert run(capsys, "slurm", "script", "--sbatch", "comment=a\nb", "--", "python")[0] == 2
+    for mistake in (
+        ["--sbatch", "=1"],
+        ["--sbatch", "comment=a\nb"],
+        ["--container", "run 'a"],
+        ["--sbatch", "time=5"],
+    ):
+        code, out, err = run(capsys, "slurm", "script", *mistake, "--", "python")
+        assert (code, out) == (2, "")
+        assert "defect" not in err
     code, out, err = run(capsys, "slurm", "submit", "job.sh")
     assert (code, out) == (10, "")
     assert "sbatch is not here" in err

@@ -18,10 +18,15 @@ def script(
         list[str] | None, typer.Argument(metavar="[-- COMMAND...]", help="The training command.")
     ] = None,
     time: Annotated[str, typer.Option(help='Limit of one job: "4h", "1d12h", or as Slurm writes it.')] = "4h",
-    warning: Annotated[int, typer.Option(help="Seconds before the limit at which Slurm sends the signal.")] = 120,
+    warning: Annotated[
+        int | None,
+        typer.Option(
+            help="Seconds before the limit at which Slurm sends the signal; else 120, or a quarter of the limit."
+        ),
+    ] = None,
     signal: Annotated[str, typer.Option(help="Which signal.")] = "USR1",
     sbatch: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Another option of sbatch; may be repeated.")
+        list[str] | None, typer.Option(metavar="NAME[=VALUE]", help="Another option of sbatch; may be repeated.")
     ] = None,
     no_requeue: Annotated[
         bool, typer.Option("--no-requeue", help="For sites that forbid it: see submit --chain.")
@@ -59,6 +64,7 @@ def script(
 
         milepost slurm script --time 4h -- python train.py --run runs/mnist
         milepost slurm script --sbatch partition=gpu --sbatch gpus=1 -- python train.py > job.sh
+        milepost slurm script --stage-data /shared/mnist.tar -- python train.py --data '$DATA_DIR'
         milepost slurm script --array 0-9 -- python train.py --run 'runs/$SLURM_ARRAY_TASK_ID'
         milepost slurm script --notebook train.ipynb
         milepost slurm script --jupyterlab --time 8h
@@ -67,20 +73,16 @@ def script(
 
         script: its text
     """
-    import shlex
-
     from milepost.slurm.script import Wanted, write
     from milepost.slurm.site import site_or_none
 
     options = {}
     for one in sbatch or []:
         name, equals, value = one.partition("=")
-        if not equals or not name:
-            raise ScriptError("--sbatch is NAME=VALUE", found=safe(one))
-        options[name] = value
+        options[name] = value if equals else None
     site = site_or_none()
-    if notebook is not None and command:
-        raise ScriptError("there is a command and a notebook", found=safe(notebook))
+    if notebook is not None and (command or jupyterlab):
+        raise ScriptError("there is another thing to run, and a notebook", found=safe(notebook))
     wanted = Wanted(
         ["milepost", "slurm", "notebook", notebook] if notebook is not None else command or [],
         time,
@@ -90,7 +92,7 @@ def script(
         not no_requeue,
         array,
         module or (),
-        shlex.split(container or ""),
+        _words(container or "", "--container"),
         stage_data,
         jupyterlab,
         proxy,
@@ -102,7 +104,20 @@ def script(
     say(text.removesuffix("\n"))
     if site is None:
         note("Slurm cannot be asked here: the script is not made to fit a cluster")
+    if wanted.array is not None and not wanted.names_task:
+        note(
+            "the command does not name its task ('$SLURM_ARRAY_TASK_ID'): mind that each needs a run directory of its own"
+        )
     return 0
+
+
+def _words(text: str, option: str) -> list[str]:
+    import shlex
+
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise ScriptError(f"the words of {option} cannot be told apart: {error}", found=safe(text)) from error
 
 
 def submit(

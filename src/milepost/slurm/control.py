@@ -55,7 +55,9 @@ def ask(command: str, *arguments: str, seconds: float = SECONDS) -> str:
     except OSError as error:
         raise SlurmError(f"{command} cannot be run: {error.strerror}", where=line) from error
     if done.returncode != 0:
-        told = done.stderr.decode(errors="replace").strip() or f"exit code {done.returncode}"
+        prefix = f"{command}: error: "  # which Slurm puts before each line
+        lines = [line.removeprefix(prefix) for line in done.stderr.decode(errors="replace").splitlines()]
+        told = " ".join(lines).strip() or f"exit code {done.returncode}"
         silent = "Unable to contact" in told or "Socket timed out" in told
         raise (SlurmSilentError if silent else SlurmError)(f"{command} failed: {told}", where=line)
     return done.stdout.decode(errors="replace").strip()

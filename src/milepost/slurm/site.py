@@ -18,7 +18,6 @@ class Site:
 
     proctrack: str
     requeues: bool
-    kill_wait: float
     limits: dict[str, float | None]
     default: str | None
 
@@ -32,7 +31,7 @@ def read_site() -> Site:
     told = dict(re.findall(r"^(\w+)\s*= (.*)$", ask("scontrol", "show", "config"), re.MULTILINE))
     limits: dict[str, float | None] = {}
     default = None
-    for line in ask("sinfo", "--noheader", "--format=%P %l").splitlines():
+    for line in ask("sinfo", "--all", "--noheader", "--format=%P %l").splitlines():
         name, _, limit = line.strip().partition(" ")
         if name.endswith("*"):
             name = default = name[:-1]
@@ -40,7 +39,6 @@ def read_site() -> Site:
     return Site(
         proctrack=told.get("ProctrackType", "").partition("/")[2],
         requeues=told.get("JobRequeue") == "1",
-        kill_wait=float(told.get("KillWait", "30 sec").split()[0]),
         limits=limits,
         default=default,
     )

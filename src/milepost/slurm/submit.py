@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from milepost.errors import ScriptError, SlurmError
 from milepost.slurm.control import ask
 from milepost.slurm.script import LONGEST_CHAIN
 
 
-def submit(script: str, options: Sequence[str] = (), *, chain: int = 1) -> list[str]:
+def submit(script: str, *, chain: int = 1) -> list[str]:
     """Submit `script`; the numbers of the jobs.
 
     Args:
         script: a path.
-        options: of sbatch, before those in the script.
         chain: so many jobs, each of which begins when the one before has ended, however it did. Those that find the run complete
             end at once.
 
@@ -28,7 +25,7 @@ def submit(script: str, options: Sequence[str] = (), *, chain: int = 1) -> list[
     for _ in range(chain):
         after = [f"--dependency=afterany:{jobs[-1]}"] if jobs else []
         try:
-            told = ask("sbatch", "--parsable", *after, *options, script)
+            told = ask("sbatch", "--parsable", *after, script)
         except SlurmError as error:
             if jobs:
                 error.hint = (
