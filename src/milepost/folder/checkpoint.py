@@ -96,10 +96,8 @@ class Checkpoint(TensorSource):
         tensor = self.resolve(path)
         kind = dtypes.dtype(tensor.dtype)
         shard = tensor.shards[0] if tensor.shards else None
-        if shard is not None and shard.offset is None:
-            out = np.frombuffer(self.read_shard(kind, tensor, shard), np.uint8)
-        else:
-            out = self._assembled(kind, tensor)
+        divided = shard is None or shard.offset is not None
+        out = self._assembled(kind, tensor) if divided else self.read_shard(kind, tensor, tensor.shards[0])
         out.flags.writeable = False
         shaped = out if kind.numpy is None else out.view(kind.numpy)
         return shaped.reshape(tensor.shape) if kind.numpy is not None else shaped
@@ -139,15 +137,16 @@ class Checkpoint(TensorSource):
             place_box(out, kind, tensor.shape, shard.offset, shard.shape, self.read_shard(kind, tensor, shard))
         return out
 
-    def read_shard(self, kind: dtypes.DType, tensor: Tensor, shard: Shard) -> bytes:
-        """The bytes of one shard, checked."""
+    def read_shard(self, kind: dtypes.DType, tensor: Tensor, shard: Shard) -> npt.NDArray[np.uint8]:
+        """The bytes of one shard, checked, in memory that is the caller's."""
         where = f"{self.where}/{shard.file}"
         span = self._span(shard, nbytes(kind, shard.shape or tensor.shape))
+        data = np.empty(span.nbytes, np.uint8)
         try:
-            data = self.storage.read(shard.file, span.offset, span.nbytes)
+            count = self.storage.read_into(shard.file, span.offset, data.data)
         except OSError as error:
             raise storage_error(error, "read the tensor", where) from error
-        if digest(data) != shard.digest:
+        if count < span.nbytes or digest(data.data) != shard.digest:
             raise changed([shard], where)
         return data
 

@@ -16,16 +16,15 @@ from milepost.errors import MilepostError, RunFenced
 from milepost.folder import names
 from milepost.folder.checkpoint import Checkpoint
 from milepost.folder.copying import copy_checkpoint
-from milepost.folder.fencing import clear, exists
+from milepost.folder.fencing import clear
 from milepost.folder.lineage import of_run
 from milepost.folder.retention import Keep, best_of, components, decide, remove
 from milepost.folder.run import Listed, RunFolder
 from milepost.folder.sharing import Base
 from milepost.folder.snapshot import Piece, Snapshot
+from milepost.folder.swapping import swap_in
 from milepost.folder.tags import read_tags
 from milepost.folder.writer import ItemWriter, write_read_only
-
-_CANNOT_EXCHANGE = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM})
 
 
 class Hold(Protocol):
@@ -167,22 +166,7 @@ class Committer:
     def _publish(self, draft: str, final: str, step: int) -> None:
         """Give the finished folder its name. A checkpoint that has that name already is swapped into the work folder, so that a
         fenced attempt cannot displace anything; `clear` then removes it if this attempt made it, else keeps it elsewhere."""
-        storage = self._run.storage
-        if not exists(storage, final):
-            storage.rename(draft, final)
-            return
-        try:
-            storage.exchange(draft, final)
-        except OSError as error:
-            if error.errno not in _CANNOT_EXCHANGE:
-                raise
-            aside = names.set_aside(self._attempt.number, step)
-            storage.rename(final, aside)
-            try:
-                storage.rename(draft, final)
-            except OSError:
-                storage.rename(aside, final)
-                raise
+        swap_in(self._run.storage, draft, final, names.set_aside(self._attempt.number, step))
 
     def _clear(self) -> None:
         clear(self._run.storage, self._attempt.work, self._attempt.number, self._run.info.run)

@@ -102,6 +102,11 @@ def file_stems(items: Iterable[str], reserved: Iterable[str] = ()) -> dict[str, 
     return stems
 
 
+def of_rank(stem: str, rank: int, ranks: int, number: int, count: int) -> str:
+    """The stem of file `number` of the `count` that process `rank` of `ranks` writes of an item; the item's own if that is all."""
+    return stem + (f".rank-{rank}" if ranks > 1 else "") + (f".file-{number}" if count > 1 else "")
+
+
 def part(stem: str, number: int) -> str:
     """File `number` of an item that is spread over several."""
     return f"{stem}.part-{number}{SUFFIX}"
