@@ -120,7 +120,10 @@ def _fact(value: Any) -> str:
 def _say_head(checkpoint: Checkpoint, files: list[FileInfo]) -> None:
     summary = checkpoint.manifest.summary
     say(paint(safe(checkpoint.where), "bold"))
-    place = f"step {summary.step}, epoch {summary.epoch}, batch {summary.batch}, {safe(summary.phase)}"
+    place, who = f"step {summary.step}", ""
+    if summary.run:  # nobody counted epochs for what was saved outside of a run
+        place += f", epoch {summary.epoch}, batch {summary.batch}, {safe(summary.phase)}"
+        who = f" by attempt {summary.attempt} of run {safe(summary.run)}"
     metrics = ", ".join(f"{safe(name)} {words.number(summary.metric(name) or 0.0)}" for name in summary.metrics)
     if summary.metrics_left_out:
         metrics += f" and {summary.metrics_left_out} more"
@@ -128,7 +131,7 @@ def _say_head(checkpoint: Checkpoint, files: list[FileInfo]) -> None:
     nbytes = f"{words.size(summary.bytes)} in {words.count(len(files), 'file')}"
     saved, ago = words.moment(summary.time)
     facts = [
-        ("saved", f"{saved}{ago and f' ({ago})'} by attempt {summary.attempt} of run {safe(summary.run)}"),
+        ("saved", f"{saved}{ago and f' ({ago})'}{who}"),
         ("at", place),
         ("state", "good" if summary.good else paint(f"not good: {safe(summary.why_not_good or '')}", "red")),
         ("metrics", metrics),

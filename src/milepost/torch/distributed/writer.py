@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 import warnings
 from collections.abc import Iterable, Mapping
@@ -19,7 +20,6 @@ from milepost.core import tree
 from milepost.core.boxes import Box, flaw
 from milepost.core.manifest import FORMAT, File, Manifest, Shard, Summary, Tensor, plain_metrics
 from milepost.errors import MilepostWarning, SaveFailedError, ScriptError
-from milepost.folder import names
 from milepost.folder.alone import Alone
 from milepost.folder.sharing import Base
 from milepost.storage.base import storage_error
@@ -27,6 +27,8 @@ from milepost.storage.local import LocalStorage
 from milepost.torch.distributed.share import Stored, Task, write_share
 from milepost.torch.distributed.state_names import KEPT, Place, items_of, parts_of, path_of
 from milepost.training import provenance
+
+_STEP = re.compile(r"(?:[A-Za-z_]*(?:step|checkpoint|ckpt|iter)[A-Za-z]*[-_=]?)?0*(\d{1,18})")
 
 
 class StorageWriter(dcp.StorageWriter):
@@ -44,7 +46,8 @@ class StorageWriter(dcp.StorageWriter):
         thread_count: so many files, written at a time, for each dict at the top of the state dict and each rank.
         per_thread_copy_ahead: 48 MiB are copied ahead of writing; the argument is there since `FileSystemWriter` has it.
         overwrite: False to fail where there is a checkpoint; else it is replaced once the new one is whole.
-        step: what the checkpoint says of itself; by default as a folder's name says, ``step-00001200``, else 0.
+        step: what the checkpoint says of itself; by default what the folder's name does (``step-1200``, ``checkpoint_1200``,
+            ``1200``), else 0.
         metrics: likewise.
 
     Raises:
@@ -176,12 +179,13 @@ class StorageWriter(dcp.StorageWriter):
             values[name] = Place(path) if is_tensor else tree.unflatten(structures[name], Place, path)
         items, kept = items_of(values, parts, tensors)
         written_by = provenance.written_by() | ({KEPT: kept} if kept else {})
-        step = names.parse_step(self._name) if self.step is None else self.step
+        named = _STEP.fullmatch(self._name)
+        step = self.step if self.step is not None else int(named[1]) if named else 0
         summary = Summary(
             format=FORMAT,
             run="",
             attempt=0,
-            step=step or 0,
+            step=step,
             time=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             metrics=plain_metrics(self.metrics),
             tensors=len(tensors),
