@@ -123,6 +123,12 @@ def small_state(step: int) -> dict[str, Any]:
 
 
 @pytest.fixture
+def take() -> Callable[..., Snapshot]:
+    """Makes a snapshot of arrays and plain values."""
+    return snapshot
+
+
+@pytest.fixture
 def start_job(tmp_path: Path) -> Iterator[Callable[..., Job]]:
     """Start an attempt of the run in ``tmp_path / "run"`` (or another folder); what is still alive at the end of the
     test ends."""
