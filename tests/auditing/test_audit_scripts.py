@@ -138,7 +138,7 @@ def test_a_save_that_the_script_asks_for(job: Callable[..., Report]) -> None:
 def test_the_job_around_it_is_not_requeued(job: Callable[..., Report], tmp_path: Path) -> None:
     programs = tmp_path / "bin"
     programs.mkdir()
-    end = 'case "$*" in *EndTime*) echo $(($(date +%s) + 86400)) 1-00:00:00;; *) echo RUNNING None;; esac'
+    end = 'case "$*" in *EndTime*) echo 12 1-00:00:00 $(($(date +%s) + 86400));; *) echo 12 RUNNING 1 1 None;; esac'
     for name, answer in ("scontrol", ""), ("squeue", end):
         (programs / name).write_text(f"#!/bin/sh\necho {name} $* >> {tmp_path}/asked\n{answer}\n")
         (programs / name).chmod(0o755)

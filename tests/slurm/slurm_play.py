@@ -13,7 +13,7 @@ Play = Callable[..., None]
 
 @pytest.fixture
 def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Play:
-    """``slurm(squeue="echo RUNNING None", scontrol="exit 1")`` plays these commands, and no others are there; each call
+    """``slurm(squeue=squeue("12"), scontrol="exit 1")`` plays these commands, and no others are there; each call
     is a line in ``tmp_path / "asked"``."""
     commands = tmp_path / "commands"
     commands.mkdir()
@@ -28,6 +28,13 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Play:
             path.chmod(0o755)
 
     return play
+
+
+def squeue(number: str, state: str = "RUNNING 1 1 None", *, left: int = 86_400, limit: str = "1-00:00:00") -> str:
+    """A ``squeue`` that tells this of job `number`: its state, whether it may be requeued, whether it is a batch job, and why; the
+    seconds that are left, and its limit."""
+    end = f"{number} {limit} $(($(/bin/date +%s) + {left}))"
+    return f'case "$*" in *EndTime*) echo {end};; *) echo "{number} {state}";; esac'
 
 
 def asked(tmp_path: Path) -> list[str]:

@@ -9,12 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from slurm_play import asked
+from slurm_play import asked, squeue
 
 from milepost.errors import SlurmError
 from milepost.slurm import control, requeue
 from milepost.slurm.end_time import EndTime, ask_end, pause
 from milepost.slurm.job import Job, Reach
+from milepost.slurm.queue import state_of
 
 JOB = Job("40", "40_7", 0, 0, Reach.TASK, None, None)
 Play = Callable[..., None]
@@ -22,14 +23,15 @@ Play = Callable[..., None]
 
 def test_the_end_of_a_job(slurm: Play, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SQUEUE_STATES", "PENDING")
-    slurm(squeue='[ -z "$SQUEUE_STATES" ] && [ "$SLURM_TIME_FORMAT" = %s ] && echo "1795593272     4:00:00   "')
+    slurm(squeue='[ -z "$SQUEUE_STATES" ] && [ "$SLURM_TIME_FORMAT" = %s ] && echo "40  4:00:00    1795593272   "')
     assert ask_end(JOB, 5) == 1795593272.0
-    assert asked(tmp_path) == ["squeue --noheader --jobs=40_7 --Format=EndTime:40,TimeLimit:40"]
+    asks = "squeue --noheader --states=all --jobs=40_7 --Format=JobID:80,TimeLimit:80,EndTime:80"
+    assert asked(tmp_path) == [asks]
 
 
-@pytest.mark.parametrize("answer", ["NONE UNLIMITED", "1827129272 UNLIMITED", "N/A INVALID"])
+@pytest.mark.parametrize("answer", ["UNLIMITED NONE", "UNLIMITED 1827129272", "INVALID N/A"])
 def test_a_job_without_a_limit_has_no_end(slurm: Play, answer: str) -> None:
-    slurm(squeue=f"echo '{answer}   '")
+    slurm(squeue=f"echo '40 {answer}   '")
     end = EndTime(JOB)
     assert (end.at, end.problem) == (None, None)
     end.close()
@@ -81,24 +83,24 @@ def test_how_often_slurm_is_asked() -> None:
 # -- requeueing ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("state", ["RUNNING None", "COMPLETING TimeLimit"])
+@pytest.mark.parametrize("state", ["RUNNING 1 1 None", "COMPLETING 1 1 TimeLimit"])
 def test_a_job_goes_back_into_the_queue(slurm: Play, tmp_path: Path, state: str) -> None:
-    slurm(squeue=f"echo {state}", scontrol="")
+    slurm(squeue=squeue("40", state), scontrol="")
     assert requeue.requeue(JOB) == "job 40_7 is requeued"
     assert asked(tmp_path)[-1] == "scontrol requeue 40_7"
 
 
-@pytest.mark.parametrize("state", ["COMPLETING None", "PENDING BeginTime", "CANCELLED None", ""])
+@pytest.mark.parametrize("state", ["COMPLETING 1 1 None", "PENDING 1 1 BeginTime, or so", "CANCELLED 1 1 None", ""])
 def test_a_job_that_slurm_is_ending_is_left_alone(slurm: Play, tmp_path: Path, state: str) -> None:
     """Above all, a job that was cancelled must not come back."""
-    slurm(squeue=f"echo {state}", scontrol="")
+    slurm(squeue=squeue("40", state), scontrol="")
     assert "left to Slurm" in requeue.requeue(JOB)
     assert not any(line.startswith("scontrol") for line in asked(tmp_path))
 
 
 def test_where_it_is_not_allowed_it_is_not_tried_again(slurm: Play, tmp_path: Path) -> None:
     slurm(
-        squeue="echo RUNNING None",
+        squeue=squeue("40"),
         scontrol="echo 'Requested operation is presently disabled for job 40_7' >&2; exit 1",
     )
     with pytest.raises(SlurmError, match="presently disabled"):
@@ -106,12 +108,25 @@ def test_where_it_is_not_allowed_it_is_not_tried_again(slurm: Play, tmp_path: Pa
     assert len(asked(tmp_path)) == 2
 
 
+@pytest.mark.parametrize(("state", "told"), [("RUNNING 0 1 None", "--no-requeue"), ("RUNNING 1 0 None", "sbatch")])
+def test_what_slurm_would_refuse_is_not_asked_for(slurm: Play, tmp_path: Path, state: str, told: str) -> None:
+    slurm(squeue=squeue("40", state), scontrol="")
+    with pytest.raises(SlurmError, match=told):
+        requeue.requeue(JOB)
+    assert not any(line.startswith("scontrol") for line in asked(tmp_path))
+
+
+def test_the_number_of_an_array_is_that_of_one_of_its_tasks(slurm: Play) -> None:
+    slurm(squeue=f'echo "41 FAILED 1 1 NonZeroExitCode"; {squeue("40", "PENDING 1 1 Nodes are down, all of them")}')
+    assert state_of(JOB) == ("PENDING", True, True, "Nodes are down, all of them")
+
+
 def test_a_controller_that_is_starting_again_is_asked_again(
     slurm: Play, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(requeue, "PAUSE_SECONDS", 0.0)
     slurm(
-        squeue="echo RUNNING None",
+        squeue=squeue("40"),
         scontrol=f"[ -e {tmp_path}/up ] || {{ : > {tmp_path}/up; echo 'Unable to contact slurm controller' >&2; exit 1; }}",
     )
     assert requeue.requeue(JOB) == "job 40_7 is requeued"
@@ -119,6 +134,6 @@ def test_a_controller_that_is_starting_again_is_asked_again(
 
 
 def test_without_scontrol(slurm: Play) -> None:
-    slurm(squeue="echo RUNNING None")
+    slurm(squeue=squeue("40"))
     with pytest.raises(SlurmError, match="scontrol is not here"):
         requeue.requeue(JOB)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from slurm_play import squeue
 
 import milepost
 from milepost.cli.main import main
@@ -19,16 +20,13 @@ from milepost.storage.trial import Mount, Trial
 
 Play = Callable[..., None]
 GOOD = Trial(True, True, True, True, True, 10**12, 0.0, 1e9)
-SCONTROL = """case "$*" in
-*config*) printf '%s\\n' 'JobRequeue = 1' 'KillWait = 30 sec' 'ProctrackType = proctrack/cgroup';;
-*) echo 'JobId=12 JobState=RUNNING Requeue=1 Restarts=0';; esac"""
-SQUEUE = 'case "$*" in *EndTime*) echo $(($(/bin/date +%s) + 7200)) 4:00:00;; *) echo RUNNING None;; esac'
+SCONTROL = """case "$*" in *config*) printf '%s\\n' 'JobRequeue = 1' 'ProctrackType = proctrack/cgroup';; esac"""
 
 
 @pytest.fixture
 def job(slurm: Play, monkeypatch: pytest.MonkeyPatch) -> Play:
     """Inside of an srun task of job 12, on a good shared file system."""
-    slurm(scontrol=SCONTROL, sinfo="echo 'batch* infinite'", squeue=SQUEUE)
+    slurm(scontrol=SCONTROL, sinfo="echo 'batch* infinite'", squeue=squeue("12", left=7200))
     monkeypatch.setenv("SLURM_JOB_ID", "12")
     monkeypatch.setenv("SLURM_STEP_ID", "0")
     monkeypatch.setattr(doctor, "mount_of", lambda path: Mount("/shared", "lustre"))
@@ -106,12 +104,16 @@ def test_another_attempt_alive(job: Play, tmp_path: Path, monkeypatch: pytest.Mo
         monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
         assert bad(directory) == {}, "the job was requeued: this attempt will be fenced"
         monkeypatch.setenv("SLURM_JOB_ID", "13")
-        assert bad(directory)["attempts"][0] == "wrong"
+        found = bad(directory)
+        assert (found["attempts"][0], found["Slurm"][0]) == ("wrong", "risk")
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
     assert bad(directory) == {}
 
 
 def test_requeue_that_is_not_allowed(job: Play, tmp_path: Path) -> None:
-    job(scontrol=SCONTROL.replace("Requeue=1", "Requeue=0"))
+    job(squeue=squeue("12", "RUNNING 1 0 None"))
+    assert "no batch job" in next(one.found for one in examine(str(tmp_path)) if one.about == "requeue")
+    job(squeue=squeue("12", "RUNNING 0 1 None"))
     assert bad(tmp_path) == {"requeue": ("risk", "submit with --requeue, or a chain: milepost slurm submit --chain")}
 
 

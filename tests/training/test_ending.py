@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from slurm_play import Play, asked, slurm  # noqa: F401
+from slurm_play import Play, asked, slurm, squeue  # noqa: F401
 
 import milepost
 from milepost.errors import ScriptError
@@ -55,10 +55,7 @@ def job(slurm: Play, monkeypatch: pytest.MonkeyPatch) -> Play:  # noqa: F811
     """Inside of Slurm job 12, which has a day left."""
     monkeypatch.setenv("SLURM_JOB_ID", "12")
     monkeypatch.setenv("SLURM_STEP_ID", "0")
-    slurm(
-        squeue='case "$*" in *EndTime*) echo $(($(/bin/date +%s) + 86400)) 1-00:00:00;; *) echo RUNNING None;; esac',
-        scontrol="",
-    )
+    slurm(squeue=squeue("12"), scontrol="")
     return slurm
 
 
@@ -86,12 +83,12 @@ def test_options_that_cannot_be(tmp_path: Path, options: dict[str, Any]) -> None
 
 
 def test_the_limit_of_the_job_stops_it_too(job: Play, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    job(squeue='case "$*" in *EndTime*) echo $(($(/bin/date +%s) + 5)) 1:00;; *) echo RUNNING None;; esac')
+    job(squeue=squeue("12", left=5, limit="1:00"))
     assert train(tmp_path / "run") == milepost.STOPPED
     assert "scontrol requeue 12" in asked(tmp_path)
     told = capsys.readouterr().err
     assert "Slurm job 12: 00:00:0" in told
-    assert "time limit: step 1 is saved; job 12 goes back into the queue" in told
+    assert "time limit: step 1 is saved; this attempt ends" in told
 
 
 def test_a_limit_that_nobody_knows_is_said_at_the_start(
@@ -141,7 +138,8 @@ def test_where_it_is_not_allowed_the_exit_code_says_so(
     assert train(tmp_path / "run", stop_at=4) == milepost.STOPPED
     told = capsys.readouterr().err
     assert "presently disabled" in told
-    assert "not requeued: run the same command again to continue; the exit code is 75" in told
+    assert "not requeued: the next job of a chain continues, or run the same command again to continue" in told
+    assert "the exit code is 75" in told
 
 
 def test_max_requeues(job: Play, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

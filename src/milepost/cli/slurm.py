@@ -217,8 +217,8 @@ def notebook(
 def status(run: RunArgument, as_json: Json = False) -> int:
     """Show how a run in Slurm jobs is doing.
 
-    Lost are the steps that were done after the checkpoint from which the next attempt went on; the time is what these
-    steps took.
+    Lost are the steps that were done after the checkpoint from which the next attempt went on, or will; the time is what
+    these steps took.
 
     For example:
 

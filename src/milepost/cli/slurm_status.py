@@ -17,7 +17,7 @@ from milepost.ops.listing import life_of, only_on_node
 from milepost.ops.refs import open_run, wording
 from milepost.slurm.end_time import ask_end
 from milepost.slurm.job import Job, Reach
-from milepost.slurm.requeue import state_of
+from milepost.slurm.queue import state_of
 from milepost.training.trace import read_after
 
 
@@ -39,11 +39,12 @@ def status_of(place: str) -> dict[str, Any]:
         records = read_records(run)
         life = life_of(run)
         line = of_run(run)
-        lost = lost_work(run, records)
         on_node = only_on_node(run, line)
+        good = next((one for one in line if one.summary is not None and one.summary.good), None)
+        saved = max(good.step if good else 0, on_node.step if on_node else 0)
+        lost = lost_work(run, records, saved if life.state == "died" else None)
     newest = records[max(records)] if records else None
     owner = newest.owner if newest is not None else None
-    good = next((one for one in line if one.summary is not None and one.summary.good), None)
     return {
         "place": place,
         "state": life.state,
@@ -67,25 +68,25 @@ def _of_slurm(number: str | None) -> dict[str, Any]:
         return unknown
     job = Job(number, number, 0, 0, Reach.CHILD, None, None)
     try:
-        state, reason = state_of(job)
-        end = ask_end(job, 10.0) if state == "RUNNING" else None
+        told = state_of(job)
+        end = ask_end(job, 10.0) if told.state == "RUNNING" else None
     except SlurmError:
         return unknown
     return {
-        "job_state": state or None,
-        "reason": reason or None,
+        "job_state": told.state or None,
+        "reason": told.reason or None,
         "seconds_left": None if end is None else max(0.0, end - time.time()),
     }
 
 
-def lost_work(run: RunFolder, records: dict[int, Record]) -> Lost:
-    """What attempts did beyond the checkpoint from which the next went on: steps, and the seconds that these took."""
+def lost_work(run: RunFolder, records: dict[int, Record], ahead: int | None) -> Lost:
+    """What attempts did beyond the checkpoint from which the next went on: steps, and the seconds that these took. What comes next
+    will go on from step `ahead`; None while the last attempt lives, or if it saved all."""
     steps, seconds = 0, 0.0
-    for number, following in ((one, records.get(one + 1)) for one in records):
-        parent = following.parent if following is not None else None
-        if following is None or (parent is not None and parent.run is not None):
+    for number in records:
+        again = _again(records.get(number + 1), ahead if number == max(records) else None)
+        if again is None:
             continue
-        again = parent.step if parent is not None else 0
         began = records[number].parent
         first = began.step if began is not None and began.run is None else 0
         beyond = {line.step for line in read_after(run.storage, number, again)}
@@ -94,6 +95,15 @@ def lost_work(run: RunFolder, records: dict[int, Record]) -> Lost:
             steps += len(beyond)
             seconds += len(beyond) / len(whole) * _lasted(run, records[number])
     return Lost(steps, seconds)
+
+
+def _again(following: Record | None, ahead: int | None) -> int | None:
+    """The step from which the attempt after one went on; None if there is none, or it began a branch of another run."""
+    if following is None:
+        return ahead
+    if following.parent is None:
+        return 0
+    return following.parent.step if following.parent.run is None else None
 
 
 def _lasted(run: RunFolder, record: Record) -> float:

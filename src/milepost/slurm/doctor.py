@@ -15,9 +15,10 @@ from milepost.errors import MilepostError, SlurmError
 from milepost.folder.lineage import of_run
 from milepost.folder.run import RunFolder
 from milepost.ops.listing import life_of
-from milepost.slurm.control import ask, available
+from milepost.slurm.control import available
 from milepost.slurm.end_time import ask_end
 from milepost.slurm.job import Job, Reach
+from milepost.slurm.queue import state_of
 from milepost.slurm.site import Site, site_or_none
 from milepost.storage.local import LocalStorage
 from milepost.storage.trial import LAZY, MEMORY, NODE_LOCAL, Mount, Trial, existing, mount_of, trial
@@ -201,11 +202,16 @@ def of_job(job: Job | None, site: Site | None) -> Iterator[Finding]:
         yield Finding(Level.RISK, "requeue", "scontrol is not here: the job cannot requeue itself", mend)
         return
     try:
-        told = dict(word.partition("=")[::2] for word in ask("scontrol", "--oneliner", "show", "job", job.name).split())
+        told = state_of(job)
     except SlurmError as problem:
         yield Finding(Level.RISK, "Slurm", f"does not answer: {problem.message}", "pass time_limit= to Checkpointer")
         return
-    if told.get("Requeue") == "0":
+    if not told.state:
+        yield Finding(Level.RISK, "Slurm", f"does not know job {job.name}", "pass time_limit= to Checkpointer")
+    elif not told.batch:
+        mend = "submit a job script with sbatch, or run the same command again after each stop"
+        yield Finding(Level.RISK, "requeue", f"job {job.name} cannot be requeued: it is no batch job", mend)
+    elif not told.requeues:
         mend = "submit with --requeue, or a chain: milepost slurm submit --chain"
         yield Finding(Level.RISK, "requeue", f"not allowed for job {job.name}", mend)
     else:

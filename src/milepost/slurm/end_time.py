@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 
 from milepost.errors import SlurmError
-from milepost.slurm.control import ask
 from milepost.slurm.job import Job
+from milepost.slurm.queue import ask_queue
 
 REFRESH_SECONDS = (15.0, 300.0)
 """Slurm is asked again after a quarter of the time that is left, at least and at most after these."""
@@ -26,15 +26,14 @@ def ask_end(job: Job, seconds: float) -> float | None:
     Raises:
         SlurmError: Slurm did not say.
     """
-    told = ask(
-        "squeue", "--noheader", f"--jobs={job.name}", "--Format=EndTime:40,TimeLimit:40", seconds=seconds
-    ).split()
+    told = ask_queue(job, "TimeLimit", "EndTime", seconds=seconds)
+    limit, end = told or ("", "")
     # Of a job without a limit Slurm says sometimes that it has no end, and sometimes that it ends in a year.
-    if len(told) == 2 and (told[1] in UNLIMITED or told[0] in UNLIMITED):
+    if limit in UNLIMITED or end in UNLIMITED:
         return None
-    if len(told) == 2 and told[0].isdecimal():
-        return float(told[0])
-    raise SlurmError("squeue names an end that is no time", found=" ".join(told) or "nothing")
+    if end.isdecimal():
+        return float(end)
+    raise SlurmError("squeue names an end that is no time", found=end or "nothing")
 
 
 class EndTime:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 
+from milepost.errors import SlurmError
 from milepost.slurm.control import SlurmSilentError, ask
 from milepost.slurm.job import Job
+from milepost.slurm.queue import state_of
 
 TRIES = 3
 PAUSE_SECONDS = 3.0
@@ -35,18 +37,12 @@ def requeue(job: Job) -> str:
 
 
 def _requeue(job: Job) -> str:
-    state, reason = state_of(job)
-    if state == "RUNNING" or (state == "COMPLETING" and reason == "TimeLimit"):
-        ask("scontrol", "requeue", job.name)
-        return f"job {job.name} is requeued"
-    return f"job {job.name} is left to Slurm, which is ending it already ({state.lower() or 'gone'})"
-
-
-def state_of(job: Job) -> tuple[str, str]:
-    """The state of `job` ("RUNNING") and the reason that Slurm gives for it.
-
-    Raises:
-        SlurmError: Slurm did not say.
-    """
-    told = ask("squeue", "--noheader", f"--jobs={job.name}", "--states=all", "--format=%T %r").split(maxsplit=1)
-    return (told[0], told[1]) if len(told) == 2 else ("", "")
+    told = state_of(job)
+    if told.state != "RUNNING" and (told.state, told.reason) != ("COMPLETING", "TimeLimit"):
+        return f"job {job.name} is left to Slurm, which is ending it already ({told.state.lower() or 'gone'})"
+    if not told.batch:
+        raise SlurmError(f"job {job.name} cannot be requeued: only what was submitted by sbatch can")
+    if not told.requeues:
+        raise SlurmError(f"job {job.name} may not be requeued (--no-requeue)")
+    ask("scontrol", "requeue", job.name)
+    return f"job {job.name} is requeued"

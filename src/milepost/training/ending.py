@@ -157,14 +157,15 @@ class Ending:
             except SlurmError as problem:
                 display.warn(
                     f"{problem.message}\n"
-                    f"not requeued: {again}; the exit code is {STOPPED}, by which the job script can tell"
+                    f"not requeued: the next job of a chain continues, or {again}; "
+                    f"the exit code is {STOPPED}, by which the job script can tell"
                 )
 
         # A script that does not use ``with`` never comes to `finish`; by then the interpreter has waited for the save.
         atexit.register(back)
         self._left_over = back
         self._watch.dismiss()
-        return STOPPED, f"job {self.job.name} goes back into the queue"
+        return STOPPED, "this attempt ends"
 
     def finish(self) -> None:
         """The run is closed: stop watching, or requeue the job if the attempt was stopped.
