@@ -19,6 +19,7 @@ from milepost.core import dtypes
 from milepost.core.paths import join
 from milepost.core.source import TensorSource, TensorSpec
 from milepost.errors import FormatError, NotFoundError, UnsafeContentError
+from milepost.formats import bounds
 from milepost.formats.child import Child
 from milepost.formats.orbax_tree import TREE, random_keys, read_tree
 from milepost.formats.place import File, Folder
@@ -207,13 +208,15 @@ def _only_own_files(top: str) -> int:
                 for entry in entries:
                     count += 1
                     found = entry.stat(follow_symlinks=False)
-                    if stat.S_ISDIR(found.st_mode) and depth < DEEPEST and count <= MOST_FILES:
+                    if count > bounds.most(MOST_FILES):
+                        raise bounds.too_much("more files than any checkpoint has", top, bound=MOST_FILES)
+                    if stat.S_ISDIR(found.st_mode) and depth < DEEPEST:
                         waiting.append((entry.path, depth + 1))
-                    elif stat.S_ISREG(found.st_mode) and count <= MOST_FILES:
+                    elif stat.S_ISREG(found.st_mode):
                         size += found.st_size
                     else:
                         raise UnsafeContentError(
-                            "something in the checkpoint is no plain file, or there are too many",
+                            "something in the checkpoint is no plain file, or is too deep in folders",
                             where=entry.path,
                             hint="replace a link by the file it leads to, if you trust it",
                         )

@@ -8,6 +8,7 @@ import msgspec
 
 from milepost.core.readjson import Unreadable, read_json
 from milepost.errors import FormatError
+from milepost.formats import bounds
 from milepost.formats.place import Folder
 
 TREE = "_METADATA"
@@ -109,8 +110,8 @@ class _Arrays(msgspec.Struct):
 
 def _read(folder: Folder, name: str, form: type[Any]) -> Any:
     file = folder.file(name)
-    if file.size > LARGEST:
-        raise FormatError("a file of JSON is impossibly large", where=file.where, found=f"{file.size} bytes")
+    if file.size > bounds.most(LARGEST):
+        raise bounds.too_much("a file of JSON has more bytes than any", file.where, bound=LARGEST, found=file.size)
     try:
         return read_json(file.read(0, file.size), form)
     except Unreadable as error:
