@@ -32,8 +32,8 @@ LARGEST_TEXT = 32 * 1024 * 1024
 """Bytes of all keys, text and bytes that are plain values."""
 CHUNKED = "__msgpack_chunked_array__"
 
-_ARRAY, _COMPLEX, _SCALAR = 1, 2, 3
-"""Codes of extension types."""
+_ARRAY, _COMPLEX, _SCALAR, _TUPLE = 1, 2, 3, 4
+"""Codes of extension types; the last is Orbax's."""
 _NUMBERS = {0xCA: ">f", 0xCB: ">d", 0xCC: ">B", 0xCD: ">H", 0xCE: ">I", 0xCF: ">Q", 0xD0: ">b", 0xD1: ">h", 0xD2: ">i",
             0xD3: ">q"}  # fmt: skip
 _CONSTANTS = {0xC0: None, 0xC2: False, 0xC3: True}
@@ -56,7 +56,7 @@ class Array(NamedTuple):
 
 def recognises(place: File | Folder) -> bool:
     """See `milepost.formats.detect.FormatModule`."""
-    if not isinstance(place, File):
+    if not isinstance(place, File) or not place.head:
         return False
     at = {0xDE: 3, 0xDF: 5}.get(place.head[0], 1)
     first = place.head[at : at + 1]
@@ -198,6 +198,8 @@ class _Reader:
                 if not (isinstance(pair, list) and len(pair) == 2 and all(type(part) in (int, float) for part in pair)):
                     raise FormatError("a complex number cannot be understood", where=self._source.where)
                 value = complex(*pair)
+            elif code == _TUPLE:
+                value = tuple(self.value(depth - 1))
             elif code in (_ARRAY, _SCALAR):
                 value = self._array(depth)
             else:
@@ -264,7 +266,7 @@ def _head_of(raw: bytes) -> tuple[str, tuple[int, ...]] | None:
 
 def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
     """Everything that is no dict or list, and what is empty, by path."""
-    children = value.items() if isinstance(value, dict) else enumerate(value) if type(value) is list else ()
+    children = value.items() if isinstance(value, dict) else [*enumerate(value)] if type(value) in (list, tuple) else ()
     if not children:
         if path:
             yield path, value
