@@ -70,7 +70,7 @@ def test_an_answer_that_nobody_waited_for_is_not_taken_for_the_next(
     assert right(source)
 
 
-def test_memory_and_processor_time_are_bounded(tmp_path: Path) -> None:
+def test_memory_and_processor_time_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file.create_dataset("w", (1 << 22,), "f8", chunks=(1 << 22,), compression="gzip", shuffle=True)
         file["w"][:1] = 1.0
@@ -82,6 +82,12 @@ def test_memory_and_processor_time_are_bounded(tmp_path: Path) -> None:
         source._child.ask(out, seconds=5, memory=(1 << 24) - MEMORY, **question)
     with pytest.raises(FormatError, match="too much processor time"):
         source._child.ask(out, seconds=0.004, **question)
+    monkeypatch.setenv("MILEPOST_BOUNDS", "10000")
+    source._child.ask(out, seconds=0.004, **question)
+    assert source["w"].sum() == 1
+    monkeypatch.undo()
+    source = milepost.open(tmp_path / "x.h5")
+    assert isinstance(source, Hdf5)
     assert source["w"].sum() == 1
     peak = Path(f"/proc/{pid(source)}/status").read_text().partition("VmPeak:")[2].split()[0]
     bound = Path(f"/proc/{pid(source)}/limits").read_text().partition("Max address space")[2].split()[0]

@@ -73,6 +73,15 @@ def test_every_value(tmp_path: Path, state: dict[str, Any]) -> None:
     assert source.metadata["step"] == 70
 
 
+def test_tuples_of_orbax(tmp_path: Path) -> None:
+    from orbax.checkpoint import msgpack_utils
+
+    (tmp_path / "s").write_bytes(msgpack_utils.msgpack_serialize({"pair": (1, (np.zeros(2), "x")), "none": ()}))
+    source = milepost.open(tmp_path / "s")
+    assert source.plain == {"pair/0": 1, "pair/1/1": "x", "none": ()}
+    assert source["pair/1/0"].tolist() == [0, 0]
+
+
 def test_large_arrays_in_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from flax import serialization
 

@@ -155,6 +155,11 @@ def test_every_answer_is_milepost_s_own_and_costs_little(answers: dict[str, dict
         assert told["memory"] < BYTES, f"{case}: {told}"
 
 
+@pytest.mark.parametrize("name", ["sharded", "flax", "gguf", "onnx", "tf_bundle"])
+def test_many_keys_are_shown(answers: dict[str, dict[str, Any]], name: str) -> None:
+    assert answers[f"{name}: many keys"].get("tensors") == 200_000, answers[f"{name}: many keys"]
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_shapes_that_cannot_be_are_refused(answers: dict[str, dict[str, Any]], name: str) -> None:
     for word in SHAPES:

@@ -13,7 +13,7 @@ import pytest
 
 import milepost
 from milepost.core.foreign import Foreign
-from milepost.errors import FormatError, UnsafeContentError
+from milepost.errors import FormatError, ScriptError, UnsafeContentError
 from milepost.formats import npz
 
 ARRAYS = {
@@ -126,5 +126,11 @@ def test_an_object_array_by_itself_is_refused(tmp_path: Path) -> None:
 def test_more_arrays_than_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(npz, "MOST_ARRAYS", 7)
     np.savez(tmp_path / "file.npz", **ARRAYS)
-    with pytest.raises(FormatError, match="more arrays than are read"):
+    with pytest.raises(FormatError, match="more arrays than are read") as caught:
+        milepost.open(tmp_path / "file.npz")
+    assert "MILEPOST_BOUNDS=10" in str(caught.value.hint)
+    monkeypatch.setenv("MILEPOST_BOUNDS", "10")
+    assert len(milepost.open(tmp_path / "file.npz").specs) > 7
+    monkeypatch.setenv("MILEPOST_BOUNDS", "many")
+    with pytest.raises(ScriptError, match="MILEPOST_BOUNDS is no number"):
         milepost.open(tmp_path / "file.npz")

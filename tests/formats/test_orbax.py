@@ -16,6 +16,7 @@ import tensorstore as ts
 from mutants import survive
 
 import milepost
+from milepost.core.foreign import Foreign
 from milepost.errors import FormatError, UnsafeContentError
 from milepost.formats.orbax import Orbax
 from milepost.ops.checking import verify_other
@@ -45,6 +46,24 @@ def test_every_layout(made: Path, layout: str) -> None:
     assert source.metadata["step"] == 7
     assert source.plain["note"] == "text"
     assert source.plain["none"] is None
+
+
+def test_the_first_layout(made: Path, tmp_path: Path) -> None:
+    source = milepost.open(made / "legacy")
+    assert {path: spec.shape for path, spec in source.specs.items()} == {**ARRAYS, "scale": (3,)}
+    np.testing.assert_array_equal(source["params/dense~10/kernel"], np.arange(12, dtype=np.float32).reshape(3, 4))
+    assert source["scale"].tolist() == [0, 1, 2]
+    assert source.plain == {"step": 7, "note": "text", "nothing": {}}
+    assert source.metadata["step"] == 7
+    shutil.copytree(made / "legacy", tmp_path / "managed" / "3" / "default")
+    shutil.copytree(made / "legacy", tmp_path / "managed" / "5" / "default")
+    managed = milepost.open(tmp_path / "managed")
+    assert managed.metadata["checkpoints"] == ["3", "5"]
+    assert dict(managed.specs) == dict(source.specs)
+    shutil.rmtree(tmp_path / "managed" / "5" / "default" / "opt.0")
+    lost = milepost.open(tmp_path / "managed").plain["opt/0"]
+    assert isinstance(lost, Foreign)
+    assert lost.why == "the array is not there"
 
 
 def test_a_piece_that_is_missing_is_not_taken_for_zeros(copied: Path) -> None:
@@ -242,6 +261,7 @@ def test_a_library_that_dies_is_an_error(copied: Path) -> None:
         ("odd", "array_metadatas/*"),
         ("odd", "_CHECKPOINT_METADATA"),
         ("files-zarr3", "opt.0/zarr.json"),
+        ("legacy", "checkpoint"),
     ],
 )
 def test_mutants(made: Path, tmp_path: Path, fuzz_processes: int, layout: str, pattern: str) -> None:

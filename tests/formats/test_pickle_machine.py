@@ -104,6 +104,16 @@ def test_arrays_of_every_protocol(array: np.ndarray[Any, Any], protocol: int) ->
     assert made.shape == array.shape
 
 
+@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
+def test_arrays_of_jax(protocol: int) -> None:
+    import jax.numpy as jnp
+
+    array = jnp.arange(6, dtype=jnp.bfloat16).reshape(2, 3)
+    made = value_of(run(pickle.dumps(array, protocol)))
+    np.testing.assert_array_equal(made, np.asarray(array))
+    assert made.dtype == array.dtype
+
+
 @pytest.mark.parametrize("protocol", range(6))
 def test_arrays_of_text_objects_and_records(protocol: int) -> None:
     assert value_of(run(pickle.dumps(np.array(["a", "bc"]), protocol))) == ["a", "bc"]

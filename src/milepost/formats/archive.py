@@ -17,6 +17,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from milepost.errors import DamagedError, FormatError, UnsafeContentError
+from milepost.formats import bounds
 from milepost.formats.place import Ahead, File, Readable, Window
 
 MAGIC = b"PK\x03\x04"
@@ -74,12 +75,9 @@ class Archive:
     def __init__(self, source: Readable) -> None:
         self.source = source
         offset, size, count = _end(source)
-        if size > LARGEST_DIRECTORY or count > MOST:
-            raise UnsafeContentError(
-                "the archive's directory is impossibly large",
-                where=source.where,
-                found=f"{count} members in {size} bytes",
-            )
+        if size > bounds.most(LARGEST_DIRECTORY) or count > bounds.most(MOST):
+            found = f"{count:,} members, listed in {size:,} bytes"
+            raise bounds.too_much("the archive has more members than are read", source.where, bound=MOST, found=found)
         self._directory = source.read(offset, size)
         self._entries: dict[str, int] = {}
         self._offsets: array[int] = array("Q")

@@ -19,6 +19,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from milepost.errors import FormatError, UnsafeContentError
+from milepost.formats import bounds
 
 PATIENCE = 20.0
 """Seconds without a byte of an answer, after which the process is given up. One that computes is ended much earlier, by the
@@ -29,6 +30,7 @@ _START = (
     "import sys, json; sys.path[:] = json.loads(sys.argv[1]); "
     "import importlib; importlib.import_module(sys.argv[2]).main()"
 )
+_KEPT = ("PATH", "LD_LIBRARY_PATH", "TMPDIR", bounds.VARIABLE)
 _ENVIRONMENT = {
     "HDF5_PLUGIN_PRELOAD": "::",  # no filters from files
     "HDF5_USE_FILE_LOCKING": "FALSE",
@@ -78,7 +80,7 @@ class Child:
             return answer
 
     def _start(self) -> None:
-        kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "TMPDIR") if name in os.environ}
+        kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
         with self._opened() as fd:
             self._process = subprocess.Popen(  # noqa: S603 - the interpreter itself
                 [
@@ -122,8 +124,10 @@ class Child:
         except BaseException:  # what is left of an answer would be taken for the next
             self.forget(end=True)
             raise
+        if answer.get("beyond"):
+            raise bounds.too_much(answer["error"], self._where, found=answer["found"])
         if "error" in answer:
-            kind = UnsafeContentError if answer["unsafe"] else FormatError
+            kind = UnsafeContentError if answer.get("unsafe") else FormatError
             raise kind(answer["error"], where=self._where, found=answer["found"])
         return answer["answer"]
 
@@ -134,8 +138,8 @@ class Child:
         self._process = self._finish = None
 
     def _take(self, size: int) -> bytes:
-        if size > LARGEST_ANSWER:
-            raise UnsafeContentError("more is in the file than in any checkpoint", where=self._where)
+        if size > bounds.most(LARGEST_ANSWER):
+            raise bounds.too_much("more is in the file than in any checkpoint", self._where)
         out = bytearray(size)
         self._fill(memoryview(out))
         return bytes(out)
@@ -158,10 +162,14 @@ class Child:
             code = self._process.wait(1)
         except subprocess.TimeoutExpired:
             return FormatError("the library for this format does not answer", where=self._where)
-        why = "it takes too much processor time" if code == -signal.SIGPROF else "it was damaged or made to mislead"
         ended = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        if code == -signal.SIGPROF:
+            message = "the library for this format takes too much processor time for a file that may be a stranger's"
+            return bounds.too_much(message, self._where, found=f"its process: {ended}")
         return FormatError(
-            f"the library for this format gave up on the file: {why}", where=self._where, found=f"its process: {ended}"
+            "the library for this format gave up on the file: it was damaged or made to mislead",
+            where=self._where,
+            found=f"its process: {ended}",
         )
 
     def leave(self) -> None:

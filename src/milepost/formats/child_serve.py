@@ -10,16 +10,18 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from milepost.formats import bounds
+
 Answer = tuple[Any, Iterator[bytes] | None]
 """What JSON can say, and bytes that follow."""
 
 
 class RefusedError(Exception):
-    """What the file asks for is refused, or cannot be read."""
+    """What the file asks for is refused, or cannot be read. `unsafe`: no honest file does; `beyond`: it is larger than is read."""
 
-    def __init__(self, message: str, found: str | None = None, *, unsafe: bool = False) -> None:
+    def __init__(self, message: str, found: str | None = None, *, unsafe: bool = False, beyond: bool = False) -> None:
         super().__init__(message)
-        self.found, self.unsafe = found, unsafe
+        self.found, self.unsafe, self.beyond = found, unsafe, beyond
 
 
 def serve(memory: int, handlers: dict[str, Callable[..., Answer]]) -> None:
@@ -39,7 +41,7 @@ def serve(memory: int, handlers: dict[str, Callable[..., Answer]]) -> None:
     os.dup2(2, 1)  # what a library prints is no answer
     for line in sys.stdin.buffer:
         question = json.loads(line)
-        signal.setitimer(signal.ITIMER_PROF, question.pop("seconds"))  # its signal ends the process
+        signal.setitimer(signal.ITIMER_PROF, bounds.times() * question.pop("seconds"))  # its signal ends the process
         more = taken + memory + question.pop("memory", 0)
         resource.setrlimit(resource.RLIMIT_AS, (more, resource.RLIM_INFINITY))
         first, follows = b"", None
@@ -48,12 +50,12 @@ def serve(memory: int, handlers: dict[str, Callable[..., Answer]]) -> None:
             first = next(follows or iter(()), b"")  # what fails, fails here: later it could only end the process
             told: dict[str, Any] = {"answer": answer}
         except RefusedError as error:
-            told = {"error": str(error), "found": error.found, "unsafe": error.unsafe}
+            told = {"error": str(error), "found": error.found, "unsafe": error.unsafe, "beyond": error.beyond}
         except MemoryError:
-            told = {"error": "the file asks for more memory than it may have", "found": None, "unsafe": True}
+            told = {"error": "the file asks for more memory than it may have", "found": None, "beyond": True}
         except Exception as error:  # noqa: BLE001 - whatever a library raises on what it cannot read
             message = "the file cannot be understood: it is damaged, or was made to mislead"
-            told = {"error": message, "found": str(error)[:200], "unsafe": False}
+            told = {"error": message, "found": str(error)[:200]}
         raw = json.dumps(told).encode()
         out.write(len(raw).to_bytes(8) + raw)
         out.write(first)

@@ -19,6 +19,7 @@ from milepost.core.foreign import Foreign
 from milepost.core.paths import below, escape, join
 from milepost.core.source import TensorSource, TensorSpec
 from milepost.errors import FormatError
+from milepost.formats import bounds
 from milepost.formats.archive import Archive
 from milepost.formats.pickle_machine import Machine
 from milepost.formats.pickle_values import Dict, Leaf, Stored, Thing
@@ -113,7 +114,7 @@ class _Saved:
                 raise FormatError(f"two entries are at {path!r}", where=self._where)
             if isinstance(entry, Thing) and entry.cls.name == "BytesStorageMetadata":
                 objects += 1
-                if objects > MOST_OBJECTS:
+                if objects > bounds.most(MOST_OBJECTS):
                     self._contents.plain[path] = Foreign("python.object", {}, "too many of them to be read")
                 else:
                     self._contents.add(value_of(Archive(self._open((name, None)))), path)

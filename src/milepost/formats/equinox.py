@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from milepost.core.source import TensorSource, TensorSpec
 from milepost.errors import FormatError, UnsafeContentError
-from milepost.formats import npy
+from milepost.formats import bounds, npy
 from milepost.formats.npy import Header
 from milepost.formats.place import Ahead, File, Folder, Readable, Window
 from milepost.formats.source import FormatSource, spec
@@ -44,8 +44,8 @@ def open_source(place: File | Folder) -> TensorSource:
     headers: list[tuple[Header, int, int]] = []
     near = Ahead(place)
     while at < place.size:
-        if len(headers) == MOST:
-            raise UnsafeContentError("more arrays than any model has", where=place.where)
+        if len(headers) == bounds.most(MOST):
+            raise bounds.too_much("more arrays than any model has", place.where, bound=MOST)
         header, stop, found = _next(near, place, at)
         specs[str(len(headers))] = found
         headers.append((header, at, stop))

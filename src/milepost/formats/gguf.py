@@ -15,6 +15,7 @@ from milepost.core import dtypes
 from milepost.core.paths import escape
 from milepost.core.source import TensorSource, TensorSpec
 from milepost.errors import FormatError, UnsafeContentError
+from milepost.formats import bounds
 from milepost.formats.ggml import KINDS, Kind
 from milepost.formats.place import File, Folder, read_array
 from milepost.formats.source import LARGEST, MOST_DIMENSIONS, FormatSource, as_array, spec, unused
@@ -86,7 +87,8 @@ class _Header:
     def __init__(self, file: File) -> None:
         self._file = file
         self._near = b""
-        self._strings_left = MOST_STRINGS
+        self._strings_left = bounds.most(MOST_STRINGS)
+        self._longest = min(file.size, bounds.most(LARGEST_HEADER))
         self._at = 4
         version = file.read(4, 4)
         # A file of the other byte order has its version the other way round, and it was never large.
@@ -103,8 +105,10 @@ class _Header:
 
     def read(self) -> Gguf:
         tensors, values = self._number(self._count), self._number(self._count)
-        if tensors > MOST_TENSORS:
-            raise UnsafeContentError("more tensors than any model has", where=self._file.where, found=tensors)
+        if tensors > bounds.most(MOST_TENSORS):
+            raise bounds.too_much(
+                "more tensors than any model has", self._file.where, bound=MOST_TENSORS, found=tensors
+            )
         alignment, told = 32, {"format": NAME, "version": self._version, "written_by": {}}
         for _ in range(values):
             key = self._string()
@@ -185,7 +189,7 @@ class _Header:
         """`count` strings: a vocabulary has hundreds of thousands, so this is a tight loop."""
         self._strings_left -= count
         if self._strings_left < 0:
-            raise UnsafeContentError("more text than any model has", where=self._file.where, found=f"{count} strings")
+            raise bounds.too_much("more strings than any model has", self._file.where, bound=MOST_STRINGS)
         found = []
         size_of = struct.Struct(f"{self._order}{self._count}")
         wide, at = size_of.size, self._at
@@ -218,12 +222,14 @@ class _Header:
         stop = self._at + size
         if stop <= len(self._near):
             return
-        if stop > min(self._file.size, LARGEST_HEADER):
+        if self._longest < stop <= self._file.size:
+            raise bounds.too_much("the header is impossibly long", self._file.where, bound=LARGEST_HEADER)
+        if stop > self._longest:
             raise FormatError(
-                "the header is cut short, or impossibly long",
+                "the header is cut short",
                 where=self._file.where,
                 found=f"{min(size, LARGEST)} bytes at {self._at} of {self._file.size}",
             )
         # Twice as much each time, so that the whole is read about once.
-        more = min(max(stop, 2 * len(self._near), 1 << 20), self._file.size, LARGEST_HEADER)
+        more = min(max(stop, 2 * len(self._near), 1 << 20), self._longest)
         self._near += self._file.read(len(self._near), more - len(self._near))

@@ -112,7 +112,7 @@ class Hdf5(FormatSource):
         end = "/vars/name"  # where Keras has the name of a layer
         self.notes = {path.removesuffix(end): str(name) for path, name in values.items() if path.endswith(end)}
         super().__init__(file.where, specs, values, _told(specs, values) | (told or {}))
-        step = self._step()
+        step = step_of(self)
         if step is not None:
             self._metadata = {**self._metadata, "step": step}
 
@@ -144,14 +144,14 @@ class Hdf5(FormatSource):
         _, at, big_endian = self._tensors[path]
         return None if at is None or big_endian else (self._part, at)
 
-    def _step(self) -> int | None:
-        """What the optimizer counted: the first of its variables in Keras."""
-        for path in self._specs:
-            last = path.rpartition("/")[2].partition(":")[0]
-            found = self._specs[path]
-            if (last in ("iteration", "iter", "iterations") or path == "optimizer/vars/0") and not found.shape:
-                return None if found.dtype.floating else int(self[path])
-        return None
+
+def step_of(source: TensorSource) -> int | None:
+    """What the optimizer counted: the first of its variables in Keras."""
+    for path, found in source.specs.items():
+        last = path.rpartition("/")[2].partition(":")[0]
+        if (last in ("iteration", "iter", "iterations") or path == "optimizer/vars/0") and not found.shape:
+            return None if found.dtype.floating else int(source[path])
+    return None
 
 
 def _told(specs: dict[str, TensorSpec], values: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from milepost.formats import bounds
 from milepost.formats.child_serve import Answer, RefusedError, serve
 from milepost.formats.hdf5_types import Element, described, element
 
@@ -65,7 +66,7 @@ class Listing:
         self.tensors: list[tuple[str, str, list[int], int | None, bool]] = []
         self.plain: list[tuple[str, Any]] = []
         self.elements: dict[str, Element] = {}
-        self._text_left = LARGEST_TEXT
+        self._most, self._text_left = bounds.most(MOST_OBJECTS), bounds.most(LARGEST_TEXT)
         self._soft: list[tuple[str, str]] = []
         self._paths = {h5py.h5o.get_info(file.id).addr: ""}
         self._group(file.id, "", 0)
@@ -80,11 +81,12 @@ class Listing:
     def _group(self, group: Any, path: str, depth: int) -> None:
         if depth > DEEPEST:
             raise RefusedError("groups are in groups, deeper than in any model", ascii(path)[:200], unsafe=True)
-        self._attributes(group, h5py.Group(group), path)
+        self._attributes(group, h5py.Group, path)
         links: list[tuple[bytes, int, int]] = []
         group.links.iterate(lambda name, link: links.append((name, link.type, link.u)), info=True)
         for raw, kind, address in sorted(links, key=lambda found: _natural(found[0])):
-            inner = os.path.join(path, raw.decode("utf-8", "surrogateescape"))
+            name = raw.decode("utf-8", "surrogateescape")
+            inner = f"{path}/{name}" if path else name
             if kind == h5py.h5l.TYPE_EXTERNAL:
                 raise RefusedError("a link leads to another file", ascii(inner)[:200], unsafe=True)
             if kind == h5py.h5l.TYPE_SOFT:
@@ -94,8 +96,8 @@ class Listing:
                 raise RefusedError("a link of an unknown kind", ascii(inner)[:200], unsafe=True)
             elif address in self._paths:
                 self.plain.append((inner, f"the same as {self._paths[address] or '/'}"))
-            elif len(self._paths) >= MOST_OBJECTS:
-                raise RefusedError("more objects than any model has", unsafe=True)
+            elif len(self._paths) >= self._most:
+                raise RefusedError("more objects than any model has", f"more than {self._most:,}", beyond=True)
             else:
                 self._paths[address] = inner
                 self._object(h5py.h5o.open(group, raw), inner, depth + 1)
@@ -104,7 +106,7 @@ class Listing:
         if isinstance(item, h5py.h5g.GroupID):
             self._group(item, path, depth)
         elif isinstance(item, h5py.h5d.DatasetID):
-            self._attributes(item, h5py.Dataset(item), path)
+            self._attributes(item, h5py.Dataset, path)
             self._dataset(item, path)
 
     def _dataset(self, item: Any, path: str) -> None:
@@ -130,13 +132,17 @@ class Listing:
         self.tensors.append((path, found.name, whole, at if found.exact else None, found.big_endian))
         self.elements[path] = found
 
-    def _attributes(self, item: Any, holder: Any, path: str) -> None:
-        for raw in [h5py.h5a.open(item, index=index).name for index in range(h5py.h5a.get_num_attrs(item))]:
+    def _attributes(self, item: Any, kind: type[Any], path: str) -> None:
+        count = h5py.h5a.get_num_attrs(item)
+        if not count:
+            return  # before what takes a while
+        holder = kind(item)
+        for raw in [h5py.h5a.open(item, index=index).name for index in range(count)]:
             found = h5py.h5a.open(item, raw)
             points = found.get_space().get_simple_extent_npoints()
             self._text_left -= points * found.get_type().get_size() + len(raw)
             if self._text_left < 0:
-                raise RefusedError("more text than any model has", unsafe=True)
+                raise RefusedError("more text than any model has", beyond=True)
             name = os.path.join(path, raw.decode("utf-8", "surrogateescape"))
             try:
                 value = holder.attrs[raw]
@@ -162,7 +168,7 @@ class Listing:
         if isinstance(value, str):
             self._text_left -= len(value)
             if self._text_left < 0:
-                raise RefusedError("more text than any model has", unsafe=True)
+                raise RefusedError("more text than any model has", beyond=True)
             return value
         return value if isinstance(value, bool | int | float) else f"not read: {type(value).__name__}"
 
@@ -242,4 +248,4 @@ class File:
 def main() -> None:
     """Serve one file."""
     file = File(int(sys.argv[3]))
-    serve(MEMORY, {"open": file.open, "read": file.read, "checked": file.checked})
+    serve(bounds.most(MEMORY), {"open": file.open, "read": file.read, "checked": file.checked})

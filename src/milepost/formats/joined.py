@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from milepost.core.paths import below, escape
 from milepost.core.source import TensorSource, TensorSpec
-from milepost.errors import FormatError, UnsafeContentError
+from milepost.errors import FormatError
+from milepost.formats import bounds
 from milepost.formats.place import File
 from milepost.formats.plain_json import read_json_of
 from milepost.formats.source import FormatSource
@@ -28,6 +29,7 @@ class Joined(FormatSource):
     """
 
     def __init__(self, where: str, metadata: dict[str, Any]) -> None:
+        self._most = bounds.most(MOST_VALUES)
         self._origins: dict[str, tuple[TensorSource, str]] = {}
         self._told: dict[str, Any] = {}
         self._kinds: dict[str, TensorSpec] = {}
@@ -53,11 +55,9 @@ class Joined(FormatSource):
         self._bound()
 
     def _bound(self) -> None:
-        if len(self._kinds) + len(self._told) > MOST_VALUES:
-            raise UnsafeContentError(
-                "there are more values in the files than any checkpoint has",
-                where=self.where, expected=f"at most {MOST_VALUES:,}",
-            )  # fmt: skip
+        if len(self._kinds) + len(self._told) > self._most:
+            message = "there are more values in the files than any checkpoint has"
+            raise bounds.too_much(message, self.where, bound=MOST_VALUES)
 
     def tell(self, path: str, value: Any) -> None:
         """Enter a plain value. What several files say of themselves is kept once."""

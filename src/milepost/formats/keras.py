@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import mmap
-import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import accumulate
 from typing import Any
 
 from milepost.core.source import TensorSource
 from milepost.errors import FormatError, UnsafeContentError
 from milepost.formats.archive import Archive, archive_of
 from milepost.formats.hdf5 import Hdf5
+from milepost.formats.keras_names import names_of
+from milepost.formats.keras_npz import open_weights
 from milepost.formats.place import File, Folder, Readable, Window, check_range
 from milepost.formats.plain_json import plain_json
+from milepost.formats.source import FormatSource
 
 NAME = "a Keras model"
-WEIGHTS = "model.weights.h5"
+WEIGHTS, WEIGHTS_NPZ = "model.weights.h5", "model.weights.npz"
 LARGEST_CONFIG = 32 * 1024 * 1024
 LARGEST_FREE = 64 * 1024 * 1024
 """Bytes of weights that may be packed to however little."""
@@ -44,27 +45,30 @@ def open_source(place: File | Folder) -> TensorSource:
     if isinstance(metadata, dict):
         told["written_by"]["version"] = metadata.get("keras_version")
         told["saved"] = metadata.get("date_saved")
+    source = _weights(place, archive, told, plain)
+    source.notes = {**names_of(plain["config"], source.specs), **source.notes}
+    return source
+
+
+def _weights(place: File, archive: Archive, told: dict[str, Any], plain: dict[str, Any]) -> FormatSource:
+    if WEIGHTS not in archive and WEIGHTS_NPZ in archive:
+        return open_weights(archive.open(WEIGHTS_NPZ), place.where, told, plain)
     if WEIGHTS not in archive:
         raise FormatError(
             "the model has no weights", where=place.where, expected=WEIGHTS, found=", ".join(archive)[:200]
         )
     found = archive.open(WEIGHTS)
     if isinstance(found, Window):
-        source = Hdf5(place, found, found.offset, found.size, told, plain)
-    else:
-        # Keras stores it as it is; another program packed it.
-        if found.size > max(LARGEST_FREE, HIGHEST_RATIO * place.size):
-            raise UnsafeContentError(
-                "the weights are packed from far more than weights are",
-                where=place.where,
-                found=f"{found.size} bytes in {place.size}",
-            )
-        unpacked = Unpacked(found)
-        source = Hdf5(unpacked, unpacked, 0, unpacked.size, told, plain)
-    groups = {group for path in source for group in accumulate(path.split("/"), "{}/{}".format)}
-    names = {path: name for path, name in _names(plain["config"], "").items() if path in groups}
-    source.notes = {**names, **source.notes}
-    return source
+        return Hdf5(place, found, found.offset, found.size, told, plain)
+    # Keras stores it as it is; another program packed it.
+    if found.size > max(LARGEST_FREE, HIGHEST_RATIO * place.size):
+        raise UnsafeContentError(
+            "the weights are packed from far more than weights are",
+            where=place.where,
+            found=f"{found.size} bytes in {place.size}",
+        )
+    unpacked = Unpacked(found)
+    return Hdf5(unpacked, unpacked, 0, unpacked.size, told, plain)
 
 
 class Unpacked:
@@ -90,30 +94,6 @@ class Unpacked:
     def opened(self) -> Iterator[int]:
         """A descriptor of the file."""
         yield self._file.fileno()
-
-
-def _names(config: Any, above: str) -> dict[str, str]:
-    """The names of layers by the paths of their weights, which Keras makes of the layers' classes, counted.
-
-    Keras 2 and the first of Keras 3 say them here alone.
-    """
-    inner = config.get("config") if isinstance(config, dict) else None
-    layers = inner.get("layers") if isinstance(inner, dict) else None
-    names: dict[str, str] = {}
-    used: dict[str, int] = {}
-    for layer in layers if isinstance(layers, list) else ():
-        made = layer.get("class_name") if isinstance(layer, dict) else None
-        if not isinstance(made, str):
-            continue
-        words = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", made.rpartition(">")[2]))
-        kind = re.sub(r"([a-z])([A-Z])", r"\1_\2", words).lower()
-        used[kind] = used.get(kind, -1) + 1
-        path = f"{above}layers/{kind}" + (f"_{used[kind]}" if used[kind] else "")
-        named = layer.get("config")
-        if isinstance(named, dict) and isinstance(named.get("name"), str):
-            names[path] = named["name"]
-        names |= _names(layer, f"{path}/")
-    return names
 
 
 def _json(archive: Archive, name: str) -> Any:

@@ -7,7 +7,8 @@ from typing import Any
 import numpy.typing as npt
 
 from milepost.core.source import TensorSource, TensorSpec
-from milepost.errors import FormatError, UnsafeContentError
+from milepost.errors import FormatError
+from milepost.formats import bounds
 from milepost.formats.hdf5 import WEIGHTS, Hdf5
 from milepost.formats.place import File, Folder
 from milepost.formats.plain_json import read_json_of
@@ -32,8 +33,10 @@ def open_source(place: File | Folder) -> TensorSource:
     names: dict[str, None] = {}
     for value in listed.values():
         names |= dict.fromkeys([value] if isinstance(value, str) else value)
-    if len(names) > MOST_FILES or not all(isinstance(name, str) for name in names):
-        raise UnsafeContentError("more files than any weights are in", where=place.where, found=len(names))
+    if not all(isinstance(name, str) for name in names):
+        raise FormatError("the list of weights cannot be understood", where=place.where)
+    if len(names) > bounds.most(MOST_FILES):
+        raise bounds.too_much("more files than any weights are in", place.where, bound=MOST_FILES, found=len(names))
     return KerasShards(place, [Hdf5.of(place.folder.file(name, place.where)) for name in names])
 
 

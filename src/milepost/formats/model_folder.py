@@ -12,8 +12,7 @@ from typing import Any
 from milepost.core.foreign import Foreign
 from milepost.core.paths import escape
 from milepost.core.source import TensorSource
-from milepost.errors import FormatError
-from milepost.formats import distributed, sharded
+from milepost.formats import bounds, distributed, sharded
 from milepost.formats.detect import open_place
 from milepost.formats.joined import Joined, read_object
 from milepost.formats.place import File, Folder
@@ -48,10 +47,8 @@ def open_source(place: File | Folder) -> TensorSource:
 
 
 def _joined(place: Folder, items: dict[str, str]) -> TensorSource:
-    if len(items) > MOST_PARTS:
-        raise FormatError(
-            "more files than are read", where=place.where, expected=f"at most {MOST_PARTS:,}", found=f"{len(items):,}"
-        )
+    if len(items) > bounds.most(MOST_PARTS):
+        raise bounds.too_much("more files than are read", place.where, bound=MOST_PARTS, found=len(items))
     texts = {name: read_object(place.file(name)) for name in items.values() if _like(name, *_PLAIN)}
     made = Joined(place.where, _told(place, texts))
     for item, name in items.items():

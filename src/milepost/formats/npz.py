@@ -10,7 +10,7 @@ from milepost.core.foreign import Foreign
 from milepost.core.paths import join
 from milepost.core.source import TensorSource, TensorSpec
 from milepost.errors import FormatError
-from milepost.formats import npy
+from milepost.formats import bounds, npy
 from milepost.formats.archive import MAGIC, Archive, archive_of
 from milepost.formats.place import File, Folder, Readable, Window
 from milepost.formats.source import FormatSource
@@ -32,13 +32,8 @@ def open_source(place: File | Folder) -> TensorSource:
     """See `milepost.formats.detect.FormatModule`."""
     assert isinstance(place, File)
     archive = archive_of(place)
-    if len(archive) > MOST_ARRAYS:
-        raise FormatError(
-            "more arrays than are read",
-            where=place.where,
-            expected=f"at most {MOST_ARRAYS:,}",
-            found=f"{len(archive):,}",
-        )
+    if len(archive) > bounds.most(MOST_ARRAYS):
+        raise bounds.too_much("more arrays than are read", place.where, bound=MOST_ARRAYS, found=len(archive))
     headers = archive.ahead()
     specs: dict[str, TensorSpec] = {}
     plain: dict[str, Any] = {}

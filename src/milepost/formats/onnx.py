@@ -16,9 +16,10 @@ from milepost.core.layout import Span
 from milepost.core.paths import escape, join
 from milepost.core.source import TensorSource, TensorSpec
 from milepost.errors import FormatError, UnsafeContentError
+from milepost.formats import bounds
 from milepost.formats.bits import packed_size, unpack
 from milepost.formats.place import Ahead, File, Folder, Readable, Window, read_array
-from milepost.formats.protobuf import LARGEST, Field, data, datas, number, numbers, parse, signed, text, walk
+from milepost.formats.protobuf import LARGEST, Field, Fields, data, datas, number, numbers, parse, signed, text, walk
 from milepost.formats.source import FormatSource, as_array, divided, spec, unused
 
 NAME = "an ONNX model"
@@ -31,24 +32,37 @@ TYPES = {
 }  # fmt: skip
 PACKED = {21: 4, 22: 4, 23: 4, 25: 2, 26: 2, 27: 6, 28: 6}
 """Bits of an element, where it is less than a byte."""
-MOST = 400_000
-"""Nodes and tensors of a model."""
+MOST = 800_000
+"""Nodes, tensors, and what has bytes of its own in them."""
 DEEPEST = 32
 """Graphs within graphs."""
 LARGEST_TEXT = 16 * 1024 * 1024
 
 _MODEL = frozenset({1, 2, 3, 4, 5, 6, 7, 8, 14, 20, 25, 26})
-_FLOATS, _INTS, _STRINGS, _LONGS, _RAW, _DOUBLES, _UNSIGNED = 4, 5, 6, 7, 9, 10, 11
+_SEGMENT, _FLOATS, _INTS, _STRINGS, _LONGS, _RAW, _DOUBLES, _UNSIGNED, _EXTERNAL, _LOCATED = (
+    3,
+    4,
+    5,
+    6,
+    7,
+    9,
+    10,
+    11,
+    13,
+    14,
+)
+_DATA = frozenset({_FLOATS, _INTS, _STRINGS, _LONGS, _RAW, _DOUBLES, _UNSIGNED, _EXTERNAL})
+SMALL = 4096
+"""Bytes of a message that is read as a whole, with the data of a small tensor."""
 _TYPED: dict[int, np.dtype[Any]] = {_FLOATS: np.dtype("<f4"), _DOUBLES: np.dtype("<f8")}
 
 
 class Tensor(NamedTuple):
-    """Where a tensor is: the message in the model, the bytes in it or in another file, if it has any."""
+    """Where the message of a tensor is, and whether its data are in another file."""
 
     kind: int
     message: Span
-    raw: Span | None
-    external: dict[str, str] | None
+    external: bool
 
 
 def recognises(place: File | Folder) -> bool:
@@ -90,11 +104,8 @@ class Onnx(FormatSource):
     def _read(self, path: str, spec: TensorSpec) -> npt.NDArray[Any]:
         tensor = self._tensors[path]
         bits = PACKED.get(tensor.kind)
-        if tensor.external is not None:
-            found = _outside(self._file, tensor.external)
-        elif tensor.raw is not None:
-            found = Window(self._file, *tensor.raw)
-        else:
+        found = _outside(self._file, tensor) if tensor.external else _inside(self._file, tensor)
+        if found is None:
             return _typed(self._file, tensor, spec)
         size = spec.nbytes if bits is None else packed_size(spec.nbytes, bits)
         if found.size != size:
@@ -114,8 +125,7 @@ class _Reader:
     def __init__(self, file: File) -> None:
         self._file = file
         self._near = Ahead(file)
-        self._left = MOST
-        self._text_left = LARGEST_TEXT
+        self._left, self._text_left = bounds.most(MOST), bounds.most(LARGEST_TEXT)
         self._specs: dict[str, TensorSpec] = {}
         self._tensors: dict[str, Tensor] = {}
         self._plain: dict[str, Any] = {}
@@ -194,38 +204,32 @@ class _Reader:
     def _tensor(self, span: Span, prefix: str, as_name: str | None) -> str:
         """Note the tensor whose message is `span`; returns its path."""
         where = self._file.where
-        dims: list[int] = []
-        kind, name, raw, external, located, strings = 0, "", None, {}, 0, []
-        for field in self._fields(span):
-            if field.number == 1:
-                dims += [field.value] if field.span is None else numbers({1: [self._bytes(field.span)]}, 1)
-            elif field.number == 2:
-                kind = field.value
-            elif field.number == 14:
-                located = field.value
-            elif field.number == 3:
-                raise FormatError("tensors in segments are not read", where=where)
-            elif field.span is None:
-                continue
-            elif field.number == 8:
-                name = self._bytes(field.span).decode("utf-8", "replace")
-            elif field.number == _RAW:
-                raw = field.span
-            elif field.number == 13:
-                entry = parse(self._bytes(field.span), where)
-                external[text(entry, 1)] = text(entry, 2)
-            elif field.number == _STRINGS:
-                strings.append(field.span)
-        shape = tuple(map(signed, dims))
-        path = unused(prefix + divided(name if as_name is None else as_name), self._specs, self._plain)
+        fields = self._without_data(span)
+        if _SEGMENT in fields:
+            raise FormatError("tensors in segments are not read", where=where)
+        kind, shape = number(fields, 2), tuple(map(signed, numbers(fields, 1)))
+        path = unused(prefix + divided(text(fields, 8) if as_name is None else as_name), self._specs, self._plain)
         if kind == STRING:
-            self._plain[path] = self._strings(strings, shape, path)
+            self._plain[path] = self._strings(span, shape, path)
             return path
         if kind not in TYPES:
             raise FormatError(f"tensor {path!r} has an unknown type", where=where, found=f"type {kind}")
         self._specs[path] = spec(dtypes.dtype(TYPES[kind]), shape, where, path)
-        self._tensors[path] = Tensor(kind, span, raw, external if located == 1 else None)
+        self._tensors[path] = Tensor(kind, span, number(fields, _LOCATED) == 1)
         return path
+
+    def _without_data(self, span: Span) -> Fields:
+        """The fields of a tensor's message, at once if it is small: there may be 200,000 of them."""
+        if span.nbytes <= SMALL:
+            found = parse(self._near.read(*span), self._file.where)
+            self._left -= sum(map(len, found.values())) // 8
+            return found
+        found = {}
+        for field in self._fields(span):
+            if field.number not in _DATA:
+                value = field.value if field.span is None else self._bytes(field.span)
+                found.setdefault(field.number, []).append(value)
+        return found
 
     def _sparse(self, span: Span, prefix: str) -> None:
         """Note the tensors that a sparse one is made of."""
@@ -246,7 +250,8 @@ class _Reader:
         self._tensor(parts[2], prefix, f"{name}/indices")
         self._plain[unused(f"{prefix}{divided(name)}/dims", self._plain)] = list(map(signed, dims))
 
-    def _strings(self, spans: list[Span], shape: tuple[int, ...], path: str) -> Any:
+    def _strings(self, span: Span, shape: tuple[int, ...], path: str) -> Any:
+        spans = [field.span for field in self._fields(span) if field.number == _STRINGS and field.span is not None]
         count = spec(dtypes.dtype("uint8"), shape, self._file.where, path).nbytes
         if count != len(spans):
             raise FormatError(f"tensor {path!r} has another size than its shape says", where=self._file.where)
@@ -257,24 +262,40 @@ class _Reader:
         for field in walk(self._near, span):
             self._left -= field.span is not None
             if self._left < 0:
-                raise UnsafeContentError("more nodes and tensors than any model has", where=self._file.where)
+                raise bounds.too_much("more nodes and tensors than any model has", self._file.where, bound=MOST)
             yield field
 
     def _bytes(self, span: Span) -> bytes:
         """Text and small messages, of which there is so much only."""
         self._text_left -= span.nbytes
         if self._text_left < 0:
-            raise UnsafeContentError("more text than any model has", where=self._file.where)
+            raise bounds.too_much("more text than any model has", self._file.where, bound=LARGEST_TEXT)
         return self._near.read(*span)
 
 
-def _outside(file: File, external: dict[str, str]) -> Readable:
+def _inside(file: File, tensor: Tensor) -> Readable | None:
+    """The bytes of a tensor in the model; None if it has numbers instead."""
+    found = None
+    for field in walk(Ahead(file), tensor.message):
+        if field.number == _RAW and field.span is not None:
+            found = Window(file, *field.span)
+    return found
+
+
+def _outside(file: File, tensor: Tensor) -> Readable:
     """The bytes of a tensor in another file.
 
     Raises:
         UnsafeContentError: that file is not in the folder of the model alone.
         FormatError, NotFoundError: it is shorter than that, or not there.
     """
+    external: dict[str, str] = {}
+    for field in walk(Ahead(file), tensor.message):
+        if field.number == _EXTERNAL and field.span is not None:
+            if field.span.nbytes > SMALL:
+                raise UnsafeContentError("the name of another file is impossibly long", where=file.where)
+            entry = parse(file.read(*field.span), file.where)
+            external[text(entry, 1)] = text(entry, 2)
     found = file.folder.file(external.get("location", ""), file.where)
     if found.names > 1:  # as onnx itself has it: an unpacked archive can contain a hard link to any file of this disk
         raise UnsafeContentError(

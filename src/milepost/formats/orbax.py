@@ -10,17 +10,20 @@ import importlib.util
 import os
 import re
 import stat
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from milepost.core import dtypes
-from milepost.core.paths import join
+from milepost.core.foreign import Foreign
+from milepost.core.paths import Part, below, join
 from milepost.core.source import TensorSource, TensorSpec
 from milepost.errors import FormatError, NotFoundError, UnsafeContentError
+from milepost.formats import bounds
 from milepost.formats.child import Child
-from milepost.formats.orbax_tree import TREE, random_keys, read_tree
+from milepost.formats.orbax_tree import TREE, has_aggregate, is_name, random_keys, read_tree
 from milepost.formats.place import File, Folder
 from milepost.formats.plain_json import read_json_of
 from milepost.formats.source import FormatSource, as_array, spec, unused
@@ -34,6 +37,8 @@ JSON_ITEMS = ("metadata", "metrics")
 UNNAMED = frozenset({("default",), ("state",), ("pytree",)})
 """What Orbax calls the item where the caller named none."""
 MOST_FILES = 200_000
+MOST_ITEMS = 20
+"""Folders that are looked at to find whether they are items."""
 DEEPEST = 16
 LISTING = 2.0
 """Seconds of processor time that listing the arrays may take, on all cores together."""
@@ -61,27 +66,40 @@ def open_source(place: File | Folder) -> TensorSource:
     return _open(place.folder(steps[-1][1]), told)
 
 
+class Contents:
+    """What is in a checkpoint, by path, as it is found."""
+
+    def __init__(self, plain: dict[str, Any]) -> None:
+        self.specs: dict[str, TensorSpec] = {}
+        self.arrays: dict[str, tuple[str, str]] = {}
+        """Folder and name of each array."""
+        self.aside: dict[str, tuple[TensorSource, str]] = {}
+        """What is in no array, and where it is instead."""
+        self.plain = plain
+        self.notes: dict[str, str] = {}
+
+    def new(self, prefix: list[str], parts: Sequence[Part]) -> str:
+        """A path for one more value."""
+        return unused(join([*prefix, *parts]), self.specs, self.plain)
+
+
 class Orbax(FormatSource):
     """One checkpoint, its arrays listed."""
 
-    def __init__(
-        self,
-        where: str,
-        child: Child,
-        specs: dict[str, TensorSpec],
-        arrays: dict[str, tuple[str, str]],
-        plain: dict[str, Any],
-        told: dict[str, Any],
-        size: int,
-        notes: dict[str, str],
-    ) -> None:
-        super().__init__(where, specs, plain, told)
-        self.notes = notes
-        self._child, self._arrays, self._size = child, arrays, size
-        if "step" not in told and "step" in specs and not specs["step"].shape and not specs["step"].dtype.floating:
-            told["step"] = int(self["step"])
+    def __init__(self, where: str, child: Child, contents: Contents, told: dict[str, Any], size: int) -> None:
+        super().__init__(where, contents.specs, contents.plain, told)
+        self.notes = contents.notes
+        self._child, self._arrays, self._aside, self._size = child, contents.arrays, contents.aside, size
+        step, found = contents.plain.get("step"), contents.specs.get("step")
+        if found is not None and not found.shape and not found.dtype.floating:
+            step = int(self["step"])
+        if "step" not in told and type(step) is int:
+            told["step"] = step
 
     def _read(self, path: str, spec: TensorSpec) -> npt.NDArray[Any]:
+        if path in self._aside:
+            source, inner = self._aside[path]
+            return source[inner]
         root, name = self._arrays[path]
         if spec.nbytes > 1 << 26 and spec.nbytes > 1100 * self._size:
             raise UnsafeContentError(f"tensor {path!r} is far larger than its files", where=self.where)
@@ -102,39 +120,26 @@ def _open(place: Folder, told: dict[str, Any]) -> Orbax:
         )
     size = _only_own_files(place.where)
     child = Child("orbax_child", place.where)
-    specs: dict[str, TensorSpec] = {}
-    arrays: dict[str, tuple[str, str]] = {}
-    plain: dict[str, Any] = {}
-    notes: dict[str, str] = {}
-    metadata: dict[str, Any] = {"format": NAME, "written_by": {"framework": "orbax"}, **told}
     about = _json(place, ABOUT) if place.has(ABOUT) else None
     about = about if isinstance(about, dict) else {}
-    plain |= {name: about[name] for name in ("metrics", "custom_metadata") if about.get(name)}
+    contents = Contents({name: about[name] for name in ("metrics", "custom_metadata") if about.get(name)})
     items = _items(place)
     trees = [item for item, folder in items.items() if _is_tree(folder)]
     for item, folder in items.items():
         prefix = [] if len(trees) == 1 and item in UNNAMED else list(item)
         for name in JSON_ITEMS:
             if folder.has(name):
-                plain[unused(join(prefix or [name]), plain)] = _json(folder, name)
+                contents.plain[contents.new([], prefix or [name])] = _json(folder, name)
         if item in trees:
-            _tree(child, folder, prefix, specs, arrays, plain, notes)
-    if not specs and not plain:
+            _tree(child, folder, prefix, contents)
+    if not contents.specs and not contents.plain:
         if "commit_timestamp_nsecs" in about and about["commit_timestamp_nsecs"] is None:
             raise FormatError("saving this checkpoint was never finished", where=place.where)
         raise NotFoundError("there is nothing in this checkpoint", where=place.where, expected="arrays of Orbax")
-    return Orbax(place.where, child, specs, arrays, plain, metadata, size, notes)
+    return Orbax(place.where, child, contents, {"format": NAME, "written_by": {"framework": "orbax"}, **told}, size)
 
 
-def _tree(
-    child: Child,
-    folder: Folder,
-    prefix: list[str],
-    specs: dict[str, TensorSpec],
-    arrays: dict[str, tuple[str, str]],
-    plain: dict[str, Any],
-    notes: dict[str, str],
-) -> None:
+def _tree(child: Child, folder: Folder, prefix: list[str], contents: Contents) -> None:
     """Note what is in one tree of arrays."""
     root = os.path.realpath(folder.where)
     tree = read_tree(folder)
@@ -147,32 +152,59 @@ def _tree(
     strings = _json(folder, STRINGS) if folder.has(STRINGS) else {}
     keys = random_keys(folder)
     for name, kind, shape in found:
-        path = unused(join([*prefix, *(tree.keys.get(name) or name.split("."))]), specs, plain)
-        specs[path] = spec(dtypes.dtype(kind), tuple(shape), folder.where, path)
-        arrays[path] = root, name
+        path = contents.new(prefix, tree.keys.get(name) or name.split("."))
+        contents.specs[path] = spec(dtypes.dtype(kind), tuple(shape), folder.where, path)
+        contents.arrays[path] = root, name
         if name in keys:
-            notes[path] = f"random keys of JAX ({keys[name]})"
+            contents.notes[path] = f"random keys of JAX ({keys[name]})"
     for parts, value in tree.empty:
-        plain[unused(join([*prefix, *parts]), specs, plain)] = value
+        contents.plain[contents.new(prefix, parts)] = value
     for name, parts in tree.texts.items():
         if isinstance(strings.get(name), str):
-            plain[unused(join([*prefix, *parts]), specs, plain)] = strings[name]
+            contents.plain[contents.new(prefix, parts)] = strings[name]
+    if tree.aside is not None:
+        _aside(tree.aside, below(join(prefix)), contents)
+
+
+def _aside(values: TensorSource, prefix: str, contents: Contents) -> None:
+    """Note the values that stand in the tree itself."""
+    for inner, found in values.specs.items():
+        if (path := prefix + inner) not in contents.specs:
+            contents.specs[path], contents.aside[path] = found, (values, inner)
+    for inner, value in values.plain.items():
+        if (path := prefix + inner) not in contents.specs:
+            contents.plain[path] = (
+                Foreign("orbax.array", {"name": value}, "the array is not there") if is_name(value) else value
+            )
 
 
 def _is_tree(place: Folder) -> bool:
     if TREE in place.names or OCDBT in place.names:
         return place.has(TREE) or place.has(OCDBT)
-    return any(place.has(f"{name}/.zarray") or place.has(f"{name}/zarr.json") for name in place.names[:100])
+    return has_aggregate(place) or any(
+        place.has(f"{name}/.zarray") or place.has(f"{name}/zarr.json") for name in place.names[:100]
+    )
 
 
 def _is_one(place: Folder) -> bool:
-    return place.has(ABOUT) or place.has(TREE) or place.has(OCDBT) or _is_tree(place)
+    """Whether `place` is one checkpoint: a tree, or as the first managers left it, folders that are trees and have no numbers."""
+    if place.has(ABOUT) or _is_tree(place):
+        return True
+    folders = _folders(place)[:MOST_ITEMS]
+    return not any(map(_STEP.fullmatch, folders)) and any(_is_tree(place.folder(name)) for name in folders)
 
 
 def _steps(place: Folder) -> list[tuple[int, str]]:
     """The steps that are folders of checkpoints, the newest last."""
     found = [(int(match[1]), name) for name in place.names if (match := _STEP.fullmatch(name)) is not None]
-    return [(step, name) for step, name in sorted(found) if any(place.has(f"{name}/{mark}") for mark in (ABOUT, TREE))]
+    return [(step, name) for step, name in sorted(found) if _is_step(place, name)]
+
+
+def _is_step(place: Folder, name: str) -> bool:
+    if any(place.has(f"{name}/{mark}") for mark in (ABOUT, TREE)):
+        return True
+    path = os.path.join(place.where, name)
+    return os.path.isdir(path) and not os.path.islink(path) and _is_one(place.folder(name))
 
 
 def _items(place: Folder, *above: str) -> dict[tuple[str, ...], Folder]:
@@ -185,7 +217,9 @@ def _items(place: Folder, *above: str) -> dict[tuple[str, ...], Folder]:
 
 
 def _folders(place: Folder) -> list[str]:
-    return [name for name in place.names if os.path.isdir(os.path.join(place.where, name))]
+    """Those in `place`; links are none, wherever they lead."""
+    paths = {name: os.path.join(place.where, name) for name in place.names}
+    return [name for name, path in paths.items() if os.path.isdir(path) and not os.path.islink(path)]
 
 
 def _json(folder: Folder, name: str) -> Any:
@@ -207,13 +241,15 @@ def _only_own_files(top: str) -> int:
                 for entry in entries:
                     count += 1
                     found = entry.stat(follow_symlinks=False)
-                    if stat.S_ISDIR(found.st_mode) and depth < DEEPEST and count <= MOST_FILES:
+                    if count > bounds.most(MOST_FILES):
+                        raise bounds.too_much("more files than any checkpoint has", top, bound=MOST_FILES)
+                    if stat.S_ISDIR(found.st_mode) and depth < DEEPEST:
                         waiting.append((entry.path, depth + 1))
-                    elif stat.S_ISREG(found.st_mode) and count <= MOST_FILES:
+                    elif stat.S_ISREG(found.st_mode):
                         size += found.st_size
                     else:
                         raise UnsafeContentError(
-                            "something in the checkpoint is no plain file, or there are too many",
+                            "something in the checkpoint is no plain file, or is too deep in folders",
                             where=entry.path,
                             hint="replace a link by the file it leads to, if you trust it",
                         )

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
+from milepost.formats import bounds
 from milepost.formats.child_serve import Answer, RefusedError, serve
 
 MEMORY = 200 * 1024 * 1024
@@ -40,8 +41,8 @@ class Arrays:
         spec: dict[str, Any] = {"driver": "ocdbt", "base": base} if ocdbt else base
         store = ts.KvStore.open(spec, context=self._context).result()
         keys = store.list().result()
-        if len(keys) > MOST_KEYS:
-            raise RefusedError("more parts than any checkpoint has", str(len(keys)), unsafe=True)
+        if len(keys) > bounds.most(MOST_KEYS):
+            raise RefusedError("more parts than any checkpoint has", f"{len(keys):,}", beyond=True)
         waiting = []
         for raw in sorted(keys):
             name, _, file = raw.decode("utf-8", "surrogateescape").rpartition("/")
@@ -89,4 +90,4 @@ def _described(name: str, raw: bytes) -> tuple[str, list[int]]:
 def main() -> None:
     """Serve the folders of one checkpoint."""
     arrays = Arrays()
-    serve(MEMORY, {"open": arrays.open, "read": arrays.read})
+    serve(bounds.most(MEMORY), {"open": arrays.open, "read": arrays.read})

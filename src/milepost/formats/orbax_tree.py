@@ -6,23 +6,29 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from milepost.core.paths import Part, split
 from milepost.core.readjson import Unreadable, read_json
+from milepost.core.source import TensorSource
 from milepost.errors import FormatError
+from milepost.formats import bounds, flax
 from milepost.formats.place import Folder
 
 TREE = "_METADATA"
 ARRAYS = "array_metadatas"
+AGGREGATE = "checkpoint"
+"""Where Orbax had the tree at first, as Flax serialises it: small values themselves, and of others the names of their arrays."""
 LARGEST = 24 * 1024 * 1024
 """Bytes of a file."""
 
 _EMPTY: dict[str, Any] = {"None": None, "Dict": {}, "List": [], "Tuple": ()}
 _TEXT = ("string", "str")
+_NAMES = ("PLACEHOLDER://", "AGGREGATED://")
 
 
 class Tree(NamedTuple):
     """The tree of one folder; arrays are known by the names that they have there."""
 
-    keys: dict[str, list[str]]
+    keys: dict[str, list[Part]]
     """Of each array."""
     empty: list[tuple[list[str], Any]]
     """Keys and value of what is empty."""
@@ -32,6 +38,8 @@ class Tree(NamedTuple):
     """Arrays that have to be there."""
     whole: bool = False
     """Every piece was written, so that one that is missing is not a piece of zeros."""
+    aside: TensorSource | None = None
+    """Values that are in no array."""
 
 
 def read_tree(folder: Folder) -> Tree:
@@ -40,7 +48,11 @@ def read_tree(folder: Folder) -> Tree:
     Raises:
         FormatError: it cannot be understood.
     """
-    found = Tree({}, [], {}, set())
+    found = Tree({}, [], {}, set(), aside=flax.open_source(folder.file(AGGREGATE)) if has_aggregate(folder) else None)
+    if found.aside is not None:
+        for path, value in found.aside.plain.items():
+            if is_name(value):
+                found.keys[value.partition("://")[2]] = [*split(path)]
     if not folder.has(TREE):
         return found
     told = _read(folder, TREE, _Tree)
@@ -52,10 +64,20 @@ def read_tree(folder: Folder) -> Tree:
         elif kind in _TEXT:
             found.texts[name] = keys
         else:
-            found.keys[name] = keys
+            found.keys[name] = [*keys]
             if kind in ("jax.Array", "np.ndarray", "scalar") and not entry.value_metadata.skip_deserialize:
                 found.needed.add(name)
     return found._replace(whole=told.store_array_data_equal_to_fill_value)
+
+
+def has_aggregate(folder: Folder) -> bool:
+    """Whether the tree, or a part of it, is there as Orbax had it at first."""
+    return folder.has(AGGREGATE) and flax.recognises(folder.file(AGGREGATE))
+
+
+def is_name(value: Any) -> bool:
+    """Whether a value of such a tree stands for an array beside it."""
+    return isinstance(value, str) and value.startswith(_NAMES)
 
 
 def random_keys(folder: Folder) -> dict[str, str]:
@@ -109,8 +131,8 @@ class _Arrays(msgspec.Struct):
 
 def _read(folder: Folder, name: str, form: type[Any]) -> Any:
     file = folder.file(name)
-    if file.size > LARGEST:
-        raise FormatError("a file of JSON is impossibly large", where=file.where, found=f"{file.size} bytes")
+    if file.size > bounds.most(LARGEST):
+        raise bounds.too_much("a file of JSON has more bytes than any", file.where, bound=LARGEST, found=file.size)
     try:
         return read_json(file.read(0, file.size), form)
     except Unreadable as error:

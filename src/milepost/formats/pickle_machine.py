@@ -10,7 +10,8 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from milepost.errors import FormatError, MilepostError, UnsafeContentError
+from milepost.errors import FormatError, MilepostError
+from milepost.formats import bounds
 from milepost.formats.pickle_stack import CONTAINER, LONGEST_NUMBER, MEMO, Stack
 from milepost.formats.pickle_values import Dict, Set
 
@@ -38,11 +39,9 @@ class Machine(Stack):
         start = self.position
         code = 0
         try:
-            for _ in range(MOST_OPCODES // _ROUND):
-                if self._memory > MOST_MEMORY:
-                    raise UnsafeContentError(
-                        "the pickle fills the memory", expected=f"about {MOST_MEMORY:,} bytes at most"
-                    )
+            for _ in range(bounds.most(MOST_OPCODES) // _ROUND):
+                if self._memory > bounds.most(MOST_MEMORY):
+                    raise bounds.too_much("the pickle fills the memory", self._source.where, bound=MOST_MEMORY)
                 for _ in range(_ROUND):
                     at = self._at
                     if at > self._enough:
@@ -65,11 +64,7 @@ class Machine(Stack):
                 where=f"{self._source.where}, at byte {self.position - start} of the pickle",
                 found=f"opcode {bytes([code])!r}: {str(error)[:100]}",
             ) from error
-        raise FormatError(
-            "the pickle has more in it than any checkpoint",
-            where=self._source.where,
-            expected=f"at most {MOST_OPCODES:,} opcodes",
-        )
+        raise bounds.too_much("the pickle has more in it than any checkpoint", self._source.where, bound=MOST_OPCODES)
 
     def _result(self) -> Any:
         (value,) = self._stack

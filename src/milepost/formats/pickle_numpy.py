@@ -163,6 +163,13 @@ def _scalar(kind: Any, data: Any = None) -> Any:
     return read[0]
 
 
+def _jax_array(function: Any, args: Any, state: Any, *_: Any) -> Any:
+    """An array of JAX, which is pickled as the array of numpy that it becomes, and whether its type is weak."""
+    made = NumpyArray()
+    made.build(state)
+    return made
+
+
 _MODULES = ("numpy.core.multiarray", "numpy._core.multiarray", "numpy.core.numeric", "numpy._core.numeric")
 NUMPY = {
     "numpy:dtype": _dtype,
@@ -170,5 +177,7 @@ NUMPY = {
     **{f"{module}:_reconstruct": _reconstruct for module in _MODULES},
     **{f"{module}:scalar": _scalar for module in _MODULES},
     **{f"{module}:_frombuffer": _frombuffer for module in _MODULES},
+    "jax._src.array:_reconstruct_array": _jax_array,
+    "jax._src.device_array:reconstruct_device_array": _jax_array,
 }
 """What stands for calls of numpy's."""

@@ -160,12 +160,14 @@ class Ahead:
         self._start, self._kept = 0, b""
 
     def read(self, offset: int, size: int) -> bytes:
+        at = offset - self._start
+        if 0 <= at <= at + size <= len(self._kept):
+            return self._kept[at : at + size]
         check_range(self, offset, size)
-        if not self._start <= offset <= offset + size <= self._start + len(self._kept):
-            if size >= self._piece:
-                return self._inner.read(offset, size)
-            self._start, self._kept = offset, self._inner.read(offset, min(self._piece, self.size - offset))
-        return self._kept[offset - self._start : offset - self._start + size]
+        if size >= self._piece:
+            return self._inner.read(offset, size)
+        self._start, self._kept = offset, self._inner.read(offset, min(self._piece, self.size - offset))
+        return self._kept[:size]
 
     def read_into(self, offset: int, out: memoryview) -> None:
         self._inner.read_into(offset, out)

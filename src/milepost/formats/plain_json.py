@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from milepost.errors import FormatError, UnsafeContentError
+from milepost.errors import FormatError
+from milepost.formats import bounds
 from milepost.formats.place import Readable
 
 LARGEST = 64 * 1024 * 1024
@@ -21,13 +22,8 @@ def plain_json(raw: bytes, where: str) -> Any:
         FormatError: it is no JSON, or nested too deep.
         UnsafeContentError: there are more values than any checkpoint has.
     """
-    if (values := sum(map(raw.count, (b",", b"[", b"{")))) > MOST:
-        raise UnsafeContentError(
-            "a text of JSON has more values than any checkpoint",
-            where=where,
-            expected=f"at most {MOST:,}",
-            found=values,
-        )
+    if (values := sum(map(raw.count, (b",", b"[", b"{")))) > bounds.most(MOST):
+        raise bounds.too_much("a text of JSON has more values than any checkpoint", where, bound=MOST, found=values)
     try:
         return json.loads(raw)
     except (ValueError, RecursionError) as error:
@@ -36,11 +32,6 @@ def plain_json(raw: bytes, where: str) -> Any:
 
 def read_json_of(file: Readable) -> Any:
     """What all of `file` says; raises as `plain_json` does, and for a file that is impossibly large."""
-    if file.size > LARGEST:
-        raise UnsafeContentError(
-            "a file of JSON is impossibly large",
-            where=file.where,
-            expected=f"at most {LARGEST:,} bytes",
-            found=f"{file.size:,}",
-        )
+    if file.size > bounds.most(LARGEST):
+        raise bounds.too_much("a file of JSON has more bytes than any", file.where, bound=LARGEST, found=file.size)
     return plain_json(file.read(0, file.size), file.where)

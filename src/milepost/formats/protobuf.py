@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from milepost.core.layout import Span
-from milepost.errors import FormatError, UnsafeContentError
+from milepost.errors import FormatError
+from milepost.formats import bounds
 from milepost.formats.place import Readable
 
 LARGEST = 64 * 1024 * 1024
@@ -68,8 +69,8 @@ def parse(data: bytes, where: str) -> Fields:
                 raise _not_a_message(where)
             values = found.setdefault(tag >> 3, [])
             values.append(value)
-            if len(values) > MOST:
-                raise UnsafeContentError("a message has a field more often than any needs it", where=where)
+            if len(values) > MOST and len(values) > bounds.most(MOST):
+                raise bounds.too_much("a message has a field more often than any needs it", where, bound=MOST)
     except IndexError:
         raise _not_a_message(where) from None
     return found
@@ -89,27 +90,34 @@ def walk(source: Readable, span: Span) -> Iterator[Field]:
     Raises:
         FormatError: it is cut short, or not a message.
     """
-    at, stop = span.offset, span.offset + span.nbytes
+    at, stop = span
+    stop += at
     begin, near = at, b""
     while at < stop:
         if at + 20 > begin + len(near) and begin + len(near) < stop:
             begin, near = at, source.read(at, min(_STEP, stop - at))
         try:
-            tag, inside = varint(near, at - begin)
-            kind, value, field = tag & 7, 0, None
-            if kind == 0:
-                value, inside = varint(near, inside)
-                at = begin + inside
-            elif kind == 2:
-                size, inside = varint(near, inside)
-                field = Span(begin + inside, size)
-                at = begin + inside + size
+            # Most integers are one byte, which this is quick about: models have a million of them.
+            inside = at - begin + 1
+            tag, value, field = near[inside - 1], 0, None
+            if tag > 127:
+                tag, inside = varint(near, inside - 1)
+            kind = tag & 7
+            if kind in (0, 2):
+                value = near[inside]
+                inside += 1
+                if value > 127:
+                    value, inside = varint(near, inside - 1)
             elif kind in (1, 5):
                 size = 8 if kind == 1 else 4
                 value = int.from_bytes(near[inside : inside + size], "little")
-                at = begin + inside + size
+                inside += size
             else:
                 raise _not_a_message(source.where)
+            at = begin + inside
+            if kind == 2:
+                field = Span(at, value)
+                at, value = at + value, 0
         except IndexError:
             raise _not_a_message(source.where) from None
         if at > stop or tag < 8:

@@ -10,7 +10,7 @@ from typing import Any
 
 from milepost.core.source import TensorSource
 from milepost.errors import FormatError, UnsafeContentError
-from milepost.formats import pytorch_legacy
+from milepost.formats import bounds, pytorch_legacy
 from milepost.formats.archive import MAGIC, Archive, archive_of
 from milepost.formats.pickle_machine import Machine
 from milepost.formats.place import File, Folder
@@ -90,11 +90,9 @@ def _prefix(archive: Archive) -> str | None:
 
 
 def _bounded(archive: Archive) -> None:
-    if len(archive) > MOST_MEMBERS:
-        raise FormatError(
-            "more tensors than are read", where=archive.source.where,
-            expected=f"at most {MOST_MEMBERS:,} members", found=f"{len(archive):,}",
-        )  # fmt: skip
+    if len(archive) > bounds.most(MOST_MEMBERS):
+        where, found = archive.source.where, len(archive)
+        raise bounds.too_much("the archive has more members than are read", where, bound=MOST_MEMBERS, found=found)
     # torch looks members up without regard to case.
     folded = {name.casefold() for name in archive}
     if len(folded) != len(archive):

@@ -10,7 +10,8 @@ from milepost.core import dtypes
 from milepost.core.layout import LARGEST_HEADER, Span, parse
 from milepost.core.paths import escape
 from milepost.core.source import TensorSource, TensorSpec
-from milepost.errors import DamagedError, FormatError, UnsafeContentError
+from milepost.errors import DamagedError, FormatError
+from milepost.formats import bounds
 from milepost.formats.place import File, Folder, Readable, read_array
 from milepost.formats.source import FormatSource, as_array, spec
 
@@ -32,8 +33,8 @@ def open_source(place: File | Folder) -> TensorSource:
     assert isinstance(place, File)
     length = int.from_bytes(place.head[:8], "little")
     header = place.head if len(place.head) >= 8 + length else place.read(0, min(8 + length, place.size))
-    if header.count(b":") > MOST_COLONS or header.count(b",") > MOST_COMMAS:
-        raise UnsafeContentError("more entries than any file of tensors has", where=place.where)
+    if header.count(b":") > bounds.most(MOST_COLONS) or header.count(b",") > bounds.most(MOST_COMMAS):
+        raise bounds.too_much("more entries than any file of tensors has", place.where, bound=MOST_COLONS // 4)
     try:
         entries, metadata = parse(header, place.size, place.where)
     except DamagedError as error:

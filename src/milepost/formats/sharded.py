@@ -12,6 +12,7 @@ from typing import Any
 from milepost.core.paths import escape
 from milepost.core.source import TensorSource
 from milepost.errors import FormatError, NotFoundError
+from milepost.formats import bounds
 from milepost.formats.detect import open_place
 from milepost.formats.joined import Joined, read_object
 from milepost.formats.place import File, Folder
@@ -76,10 +77,8 @@ def _files(index: dict[str, Any], where: str) -> dict[str, list[str]]:
         if not isinstance(file, str):
             raise FormatError(f"the index names no file for tensor {name!r}", where=where, found=repr(file)[:100])
         found[file].append(escape(name))
-    if len(found) > MOST_FILES:
-        raise FormatError(
-            "more files than are read", where=where, expected=f"at most {MOST_FILES:,}", found=f"{len(found):,}"
-        )
+    if len(found) > bounds.most(MOST_FILES):
+        raise bounds.too_much("more files than are read", where, bound=MOST_FILES, found=len(found))
     return found
 
 

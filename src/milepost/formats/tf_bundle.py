@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from milepost.core import dtypes
 from milepost.core.source import TensorSource, TensorSpec
-from milepost.errors import DamagedError, FormatError, UnsafeContentError
-from milepost.formats import sstable
+from milepost.errors import DamagedError, FormatError
+from milepost.formats import bounds, sstable
 from milepost.formats.crc32c import crc32c, unmasked
 from milepost.formats.place import File, Folder, read_array
 from milepost.formats.protobuf import LARGEST, Fields, number, parse, varint
@@ -70,8 +70,10 @@ def open_bundle(
     named = 0
     for key, value in sstable.entries(index):
         named += len(key)
-        if len(table) >= MOST_ENTRIES or named > MOST_NAMES:
-            raise UnsafeContentError("more tensors than any checkpoint has, or longer names", where=index.where)
+        if len(table) >= bounds.most(MOST_ENTRIES) or named > bounds.most(MOST_NAMES):
+            raise bounds.too_much(
+                "more tensors than any checkpoint has, or longer names", index.where, bound=MOST_ENTRIES
+            )
         if not table and (key or _is_v1(value, index.where)):
             raise FormatError(
                 "this is a TensorFlow checkpoint of the old format V1" if not key else "this table is no checkpoint",

@@ -13,7 +13,7 @@ import re
 from typing import NamedTuple
 
 from milepost.core.paths import join
-from milepost.errors import UnsafeContentError
+from milepost.formats import bounds
 from milepost.formats.protobuf import Fields, data, datas, number, parse, text
 from milepost.formats.source import divided
 
@@ -46,12 +46,12 @@ def names_in(graph: bytes, where: str) -> Names:
         UnsafeContentError: it is impossibly large.
     """
     nodes: list[Fields] = []
-    left = MOST
+    left = bounds.most(MOST)
     for raw in datas(parse(graph, where), 1):
         nodes.append(parse(raw, where))
         left -= 1 + sum(map(len, nodes[-1].values()))
         if left < 0:
-            raise UnsafeContentError("the graph of objects is impossibly large", where=where)
+            raise bounds.too_much("the graph of objects is impossibly large", where, bound=MOST)
     children = [[parse(child, where) for child in datas(node, 1)] for node in nodes]
     slots = [[parse(slot, where) for slot in datas(node, 3)] for node in nodes]
     routes = _routes(children)

@@ -18,7 +18,8 @@ from milepost.core.brief import key_parts
 from milepost.core.foreign import Foreign
 from milepost.core.paths import Marked, below, escape
 from milepost.core.source import TensorSpec
-from milepost.errors import FormatError, NotStorableError, UnsafeContentError
+from milepost.errors import FormatError, NotStorableError
+from milepost.formats import bounds
 from milepost.formats.pickle_numpy import NumpyType
 from milepost.formats.pickle_values import Dict, Global, Known, Leaf, Long, Set, Stored, Thing
 from milepost.formats.place import Readable
@@ -45,6 +46,7 @@ class Contents:
         self._around: dict[int, str] = {}  # containers around the current value: id -> path
         self._met: dict[int, str] = {}  # objects: id -> where they were met first
         self._text = 0
+        self._most, self._most_text = bounds.most(MOST_VALUES), bounds.most(MOST_TEXT)
 
     def add(self, value: Any, path: str) -> None:
         """Enter `value`, which is at `path`, and all below it.
@@ -75,11 +77,9 @@ class Contents:
 
     def _count(self, path: str) -> None:
         self._text += len(path)
-        if len(self.specs) + len(self.plain) >= MOST_VALUES or self._text > MOST_TEXT:
-            raise UnsafeContentError(
-                "the file has more values than any checkpoint, or little in it is said to be at very many places",
-                where=self.where, expected=f"at most {MOST_VALUES:,}",
-            )  # fmt: skip
+        if len(self.specs) + len(self.plain) >= self._most or self._text > self._most_text:
+            message = "the file has more values than any checkpoint, or little in it is said to be at very many places"
+            raise bounds.too_much(message, self.where, bound=MOST_VALUES)
 
     def _within(self, value: Any, path: str, enter: Callable[[], None]) -> None:
         earlier = self._around.get(id(value)) if not isinstance(value, Thing) else self._met.get(id(value))

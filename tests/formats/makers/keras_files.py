@@ -1,5 +1,6 @@
 """Models saved by Keras 3 and by Keras 2 in each of their formats, and the weights in the order Keras lists them."""
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -51,6 +52,39 @@ model.save_weights(out / "parts.weights.json", max_shard_size=0.0000001)
 half = trained(keras, dtype="bfloat16")
 half.save(out / "half.keras")
 remember("half.npz", [np.asarray(half.layers[0].kernel.value).astype(np.float32)])
+
+
+# What the numbered variables of optimizers are, by their own names: of every optimizer that numbers them in one way.
+variables = {}
+chosen = {
+    name: getattr(keras.optimizers, name)
+    for name in ["Adam", "AdamW", "Nadam", "Lamb", "Adamax", "Adadelta", "Adagrad", "Lion", "RMSprop"]
+}
+chosen |= {
+    "SGD": lambda: keras.optimizers.SGD(momentum=0.9, use_ema=True),
+    "Scheduled": lambda: keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.1, 10)),
+    "plain": keras.optimizers.SGD,
+    "Hats": lambda: keras.optimizers.Adam(amsgrad=True),
+}
+for name, optimizer in chosen.items():
+    keras.utils.clear_session()
+    layers = keras.layers
+    frozen = layers.Dense(4, name="frozen", trainable=False)
+    block = keras.Sequential(
+        [layers.Input((6, 3)), layers.Conv1D(3, 2, use_bias=False, name="c"), layers.LSTM(4, name="l")], name="b"
+    )
+    tail = [
+        frozen,
+        layers.Dropout(0.5, seed=1),
+        layers.BatchNormalization(scale=False, name="n"),
+        layers.Dense(2, name="d"),
+    ]
+    model = keras.Sequential([layers.Input((6,)), layers.Embedding(5, 3, name="e"), block, *tail])
+    model.compile(optimizer())
+    model.optimizer.build(model.trainable_variables)
+    model.save(out / f"{name}.optimizer.keras")
+    variables[name] = [variable.path for variable in model.optimizer.variables]
+(out / "variables.json").write_text(json.dumps(variables))
 
 model = trained(tf_keras)
 remember_layers("two-layers.npz", model)

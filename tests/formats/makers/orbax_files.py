@@ -70,6 +70,21 @@ ocp.Checkpointer(ocp.JsonCheckpointHandler()).save(out / "json", {"a": [1, 2]})
 with ocp.CheckpointManager(out / "manager-of-keys") as manager:
     items = ocp.args.Composite(state=ocp.args.StandardSave(arrays), rng=ocp.args.JaxRandomKeySave(key))
     manager.save(3, args=items)
+# Today's Orbax reads, and no longer writes, what it wrote at first: a tree that Flax serialised, with small values in it.
+legacy = out / "legacy"
+ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False)).save(legacy, arrays)
+for mark in (*legacy.glob("_*"), *legacy.glob("array_metadatas/*")):
+    mark.unlink()
+(legacy / "array_metadatas").rmdir()
+named = {
+    "params": {"dense/0": {"kernel": "PLACEHOLDER://params.dense/0.kernel"}},
+    "opt": {"0": "PLACEHOLDER://opt.0", "1": {"mu": "PLACEHOLDER://opt.1.mu"}},
+}
+beside = {"step": 7, "scale": np.arange(3, dtype=np.float32), "note": "text", "nothing": {}}
+(legacy / "checkpoint").write_bytes(ocp.msgpack_utils.msgpack_serialize({**named, **beside}))
+restored = ocp.PyTreeCheckpointer().restore(legacy)
+assert restored["step"] == 7
+assert np.array_equal(restored["params"]["dense/0"]["kernel"], arrays["params"]["dense/0"]["kernel"])
 v1.save(out / "v1", tree) if hasattr(v1, "save") else v1.save_pytree(out / "v1", tree)
 v1.save_checkpointables(out / "v1-several", {"model": arrays, "data": {"x": np.arange(3)}})
 np.savez(out / "expected.npz", **{name: array.view(np.uint8) for name, array in kinds.items()})
