@@ -23,12 +23,12 @@ _LISTS = frozenset({"layers", "variables", "trainable_variables", "non_trainable
 _COUNTED = re.compile(r"layer(_with_weights)?-(\d{1,6})")
 
 
-def make_target(value: Any) -> VariablesTarget | None:
-    """A Keras model, layer or optimizer; None for others."""
-    if isinstance(value, keras.optimizers.Optimizer):
+def make_target(value: Any, *, everything: bool = False) -> VariablesTarget | None:
+    """A Keras model, layer, optimizer or metric; None for others."""
+    if isinstance(value, (keras.optimizers.Optimizer, keras.metrics.Metric)):
         return VariablesTarget(value, value.variables, weights=False)
     if isinstance(value, (keras.layers.Layer, keras.Model)):
-        return VariablesTarget(value, value.weights, weights=True)
+        return VariablesTarget(value, value.variables if everything else value.weights, weights=not everything)
     return None
 
 
@@ -46,14 +46,13 @@ class VariablesTarget:
         self.where = f"the {type(owner).__name__} {owner.name!r}"
         self.weights = weights
         self._owner = owner
-        self.variables = named({id(one): one for one in variables}.values())
-        """By the name of the slot."""
-        if not self.variables:
+        self._variables = named({id(one): one for one in variables}.values())
+        if not self._variables:
             raise ScriptError(
                 f"{self.where} has no variables yet", hint="build it first: model.build(input_shape), or call it on a batch"
             )  # fmt: skip
-        self.slots = {name: Slot(name, _spec(one)) for name, one in self.variables.items()}
-        self._names = {id(one): name for name, one in self.variables.items()}
+        self.slots = {name: Slot(name, _spec(one)) for name, one in self._variables.items()}
+        self._names = {id(one): name for name, one in self._variables.items()}
         short = {name.partition("/")[2]: name for name in self.slots}
         self.numbered: list[Mapping[str, str]] = [{name: name for name in self.slots}]
         if "" not in short and len(short) == len(self.slots):
@@ -74,15 +73,18 @@ class VariablesTarget:
                 return None
         return self._names.get(id(node))
 
+    def live(self, name: str) -> Any:
+        return self._variables[name]
+
     def load(self, values: Mapping[str, npt.NDArray[Any]]) -> None:
         before = {}
         try:
             for name, value in values.items():
-                before[name] = host(self.variables[name]).copy()
-                assign(self.variables[name], value)
+                before[name] = host(self._variables[name]).copy()
+                assign(self._variables[name], value)
         except Exception as error:
             for name, value in before.items():
-                assign(self.variables[name], value)
+                assign(self._variables[name], value)
             raise MismatchError(f"{self.where} refused a value: {error}", where=name) from error
 
 

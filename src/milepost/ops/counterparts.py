@@ -58,6 +58,9 @@ class Target(Protocol):
         """The name of the slot that a checkpoint, whose first object is this one, has at `path`; None if it means nothing here. A
         path comes from a file: it is looked up, and nothing it names is called."""
 
+    def live(self, name: str) -> Any:
+        """The live tensor or variable of a slot."""
+
     def load(self, values: Mapping[str, npt.NDArray[Any]]) -> None:
         """Put arrays, of the type and shape of their slots, into the object: all of them or, where it raises, none."""
 

@@ -36,7 +36,7 @@ _TWICE = re.compile(r"(^|/)([^/]+)/(?=(?:[^/]+/)?\2/)")
 class TargetMaker(Protocol):
     """What a framework's module offers: an object as a target, or None."""
 
-    def __call__(self, value: Any) -> Target | None: ...
+    def __call__(self, value: Any, *, everything: bool) -> Target | None: ...
 
 
 @dataclass(frozen=True)
@@ -164,8 +164,12 @@ def transfer(
     return report
 
 
-def target_of(value: Any) -> Target:
+def target_of(value: Any, *, everything: bool = False) -> Target:
     """A live object as a target.
+
+    Args:
+        value: the object.
+        everything: of a model also what are no weights: metrics and random state.
 
     Raises:
         ScriptError: it is none, or has no variables yet.
@@ -173,7 +177,7 @@ def target_of(value: Any) -> Target:
     for base in type(value).__mro__:
         module = TARGETS.get(base.__module__.partition(".")[0])
         if module is not None:
-            found = cast("TargetMaker", importlib.import_module(module).make_target)(value)
+            found = cast("TargetMaker", importlib.import_module(module).make_target)(value, everything=everything)
             if found is not None:
                 return found
     raise ScriptError(
@@ -259,19 +263,22 @@ def report_of(goal: Target, source: TensorSource, tensors: Iterable[Named], foun
 
 def check(report: TransferReport, goal: Target, source: TensorSource) -> None:
     """Raises `MismatchError`, with a row for each name and path, if not everything has its place."""
-    if report.acceptable:
-        return
-    rows = [
+    if not report.acceptable:
+        raise MismatchError(
+            f"the source does not fit {goal.where}: it is as it was",
+            rows=tuple(mismatches(report, goal, source)),
+            where=source.where,
+            hint="rename= says what is called otherwise, exclude= leaves out, strict=False takes what fits",
+        )
+
+
+def mismatches(report: TransferReport, goal: Target, source: TensorSource) -> list[Mismatch]:
+    """A row for each name and path that has no place."""
+    return [
         *report.mismatched,
         *(Mismatch(name, "nothing", _shown(goal.slots[name].spec)) for name in report.missing),
         *(Mismatch(path, _shown(source.specs[path]), "nothing") for path in report.unexpected),
     ]
-    raise MismatchError(
-        f"the source does not fit {goal.where}: it is as it was",
-        rows=tuple(rows),
-        where=source.where,
-        hint="rename= says what is called otherwise, exclude= leaves out, strict=False takes what fits",
-    )
 
 
 def read(report: TransferReport, goal: Target, source: TensorSource) -> dict[str, npt.NDArray[Any]]:

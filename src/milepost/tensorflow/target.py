@@ -17,27 +17,29 @@ from milepost.ops.counterparts import Slot
 from milepost.tensorflow.items import Trackable, held, variables_below
 
 
-def make_target(value: Any) -> TrackedTarget | None:
+def make_target(value: Any, *, everything: bool = False) -> TrackedTarget | None:
     """Anything that is tracked and has variables; None for others."""
-    return TrackedTarget(value) if isinstance(value, Trackable) else None
+    return TrackedTarget(value, everything=everything) if isinstance(value, Trackable) else None
 
 
 class TrackedTarget:
-    """The variables that are tracked below an object."""
+    """The variables that are tracked below an object; of a model of tf.keras the weights, unless it is `everything`."""
 
     numbered: tuple[Mapping[str, str], ...] = ()
 
-    def __init__(self, root: Any) -> None:
+    def __init__(self, root: Any, *, everything: bool) -> None:
         self.where = f"the {type(root).__name__}"
-        self.weights = not isinstance(root, tf.train.Checkpoint)
+        self.weights = not (everything or isinstance(root, tf.train.Checkpoint) or hasattr(root, "apply_gradients"))
         self._root = root
-        self.variables = variables_below(root)
-        """By the name of the slot."""
-        if not self.variables:
+        self._variables = variables_below(root)
+        if self.weights and isinstance(getattr(root, "weights", None), list):
+            wanted = {id(one) for one in root.weights}
+            self._variables = {name: one for name, one in self._variables.items() if id(one) in wanted}
+        if not self._variables:
             raise ScriptError(f"{self.where} has no variables yet", hint="call it on a batch first")
-        self.slots = {name: Slot(name, _spec(one)) for name, one in self.variables.items()}
-        self._names = {id(one): name for name, one in self.variables.items()}
-        own = [one.name.removesuffix(":0") for one in self.variables.values()]
+        self.slots = {name: Slot(name, _spec(one)) for name, one in self._variables.items()}
+        self._names = {id(one): name for name, one in self._variables.items()}
+        own = [one.name.removesuffix(":0") for one in self._variables.values()]
         self._own = {name: slot for name, slot in zip(own, self.slots, strict=True) if own.count(name) == 1}
 
     def find(self, path: str) -> str | None:
@@ -51,18 +53,21 @@ class TrackedTarget:
         for part in parts:
             node = held(view.children(node).get(part.text if isinstance(part, Marked) else part))
             if node is None:
-                return self._own.get(path)
-        return self._names.get(id(node))
+                break
+        return self._names.get(id(node)) or self._own.get(path)
+
+    def live(self, name: str) -> Any:
+        return self._variables[name]
 
     def load(self, values: Mapping[str, npt.NDArray[Any]]) -> None:
         before = {}
         try:
             for name, value in values.items():
-                before[name] = self.variables[name].numpy()
-                self.variables[name].assign(value)
+                before[name] = self._variables[name].numpy()
+                self._variables[name].assign(value)
         except Exception as error:
             for name, value in before.items():
-                self.variables[name].assign(value)
+                self._variables[name].assign(value)
             raise MismatchError(f"{self.where} refused a value: {error}", where=name) from error
 
 

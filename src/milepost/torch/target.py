@@ -18,7 +18,7 @@ _WRAPPERS = ("module.", "_orig_mod.")
 """What `DistributedDataParallel` and `torch.compile` put before each name."""
 
 
-def make_target(value: Any) -> ModuleTarget | None:
+def make_target(value: Any, *, everything: bool = False) -> ModuleTarget | None:
     """A module; None for others."""
     return ModuleTarget(value) if isinstance(value, torch.nn.Module) else None
 
@@ -41,6 +41,9 @@ class ModuleTarget:
 
     def find(self, path: str) -> str | None:
         return path if path in self.slots else self._bare.get(_unwrapped(path))
+
+    def live(self, name: str) -> torch.Tensor:
+        return self._tensors[name]
 
     def load(self, values: Mapping[str, npt.NDArray[Any]]) -> None:
         before: dict[str, torch.Tensor] = {}
