@@ -27,6 +27,8 @@ _HOME = {
     "Exported": "milepost.ops.export",
     "export": "milepost.ops.export",
     "open": "milepost.ops.refs",
+    "TransferReport": "milepost.ops.transfer",
+    "transfer": "milepost.ops.transfer",
     "stats": "milepost.ops.stats",
     "audit": "milepost.auditing.audit",
     "errors": "milepost.errors",
@@ -46,6 +48,7 @@ __all__ = [
     "Stats",
     "Stopped",
     "TensorSource",
+    "TransferReport",
     "__version__",
     "audit",
     "diff",
@@ -53,6 +56,7 @@ __all__ = [
     "export",
     "open",
     "stats",
+    "transfer",
 ]
 
 if TYPE_CHECKING:
@@ -64,6 +68,7 @@ if TYPE_CHECKING:
     from milepost.ops.export import Exported, export
     from milepost.ops.refs import open  # noqa: A004
     from milepost.ops.stats import Stats, stats
+    from milepost.ops.transfer import TransferReport, transfer
     from milepost.pipeline.persist import Pending
     from milepost.training.checkpointer import Checkpointer
     from milepost.training.ending import STOPPED, STUCK

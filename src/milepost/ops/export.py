@@ -17,7 +17,7 @@ from milepost.core.source import TensorSource
 from milepost.errors import NotFoundError, ScriptError, StorageError
 from milepost.ops import refs
 
-WRITERS: dict[str, str] = {"orbax": "milepost.orbax.writer"}
+WRITERS: dict[str, str] = {"orbax": "milepost.orbax.writer", "tensorflow": "milepost.tensorflow.writer"}
 """Name of a format -> module of its writer, which is imported when it is asked for."""
 SUFFIXES: dict[str, str] = {}
 """How the name of a destination ends -> format, where nothing else is said."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from milepost.training.nested import at, flatten, nest
 from milepost.training.rng import is_generator
 
 _ITERATOR = "the position of an iterator"
-_Base = tf.Module.__mro__[-2]
+Trackable: Any = tf.Module.__mro__[-2]
 """What everything that can be tracked comes from."""
 
 
@@ -27,7 +28,7 @@ def make_item(name: str, value: Any) -> Item | None:
         return None
     if isinstance(value, tf.data.Iterator):
         return IteratorItem(name, value)
-    if isinstance(value, _Base):
+    if isinstance(value, Trackable):
         return TrackedItem(name, value)
     return None
 
@@ -38,26 +39,48 @@ def tracked(root: Any) -> dict[str, Any]:
     Raises:
         NotStorableError: something with state of another kind, such as a lookup table.
     """
-    if isinstance(root, tf.Variable):
-        return {"value": root}
-    view = tf.train.TrackableView(root)
     found: dict[str, Any] = {}
+    for path, node in _below(root):
+        if isinstance(node, (tf.Variable, tf.data.Iterator)):
+            found[path] = node
+        elif type(node)._serialize_to_tensors is not Trackable._serialize_to_tensors:
+            raise NotStorableError(
+                f"a {type(node).__name__} keeps state that is no variable", where=path, hint="keep it in variables"
+            )
+    return found
+
+
+def variables_below(root: Any) -> dict[str, Any]:
+    """The variables alone, under the same names."""
+    return {path: node for path, node in _below(root) if isinstance(node, tf.Variable)}
+
+
+def _below(root: Any) -> Iterator[tuple[str, Any]]:
+    """What is tracked below `root`, each with the shortest way that leads there. A variable of Keras is the one it holds."""
+    if isinstance(root, tf.Variable):
+        yield "value", root
+        return
+    view = tf.train.TrackableView(root)
     seen = {id(root)}
     waiting = deque([("", root)])
     while waiting:
         path, node = waiting.popleft()
+        yield path, node
         if isinstance(node, (tf.Variable, tf.data.Iterator)):
-            found[path] = node
             continue
-        if type(node)._serialize_to_tensors is not _Base._serialize_to_tensors:
-            raise NotStorableError(
-                f"a {type(node).__name__} keeps state that is no variable", where=path, hint="keep it in variables"
-            )
         for name, child in view.children(node).items():
+            child = held(child)
             if id(child) not in seen:
                 seen.add(id(child))
                 waiting.append((f"{path}/{escape(name)}" if path else escape(name), child))
-    return found
+
+
+def held(node: Any) -> Any:
+    """The variable that a variable of Keras holds; other objects as they are."""
+    if type(node).__module__.partition(".")[0] != "keras":
+        return node
+    value = getattr(node, "value", None)
+    return value if isinstance(value, tf.Variable) else node
 
 
 class TrackedItem:
