@@ -1,10 +1,10 @@
-"""Runs of Python scripts that need not import torch each time.
+"""Runs of Python scripts that need not import their framework each time.
 
-`Launcher` starts one server process, which has imported torch and milepost. For each `launch` the server forks a keeper, and
+`Launcher` starts one server process, which has imported torch (or Keras, with what its backend needs) and milepost. For each `launch` the server forks a keeper, and
 that a child, which becomes what ``python script.py ...`` would be: arguments, environment, folder, output, ``__main__``,
 exit code. The keeper waits for it, kills it when its time is over, and tells the exit code.
 
-What a script could notice: torch and milepost are in ``sys.modules`` before its first line (and before a ``sitecustomize``
+What a script could notice: the framework and milepost are in ``sys.modules`` before its first line (and before a ``sitecustomize``
 that a request's PYTHONPATH brings); hashes of strings are those of the server in all children. Where that matters,
 ``fresh=True`` starts a real interpreter, as happens by itself where the request could not be answered by a fork.
 """
@@ -28,7 +28,10 @@ from typing import Any, Self
 
 TIMED_OUT = 124
 """Exit code of a script that was killed since its time was over, as of `timeout`."""
-_READ_AT_START = ("PYTHON", "LD_", "OMP_", "MKL_", "KMP_", "OPENBLAS_", "TORCH", "ATEN_", "CUDA", "MALLOC_")
+_READ_AT_START = (
+    "PYTHON", "LD_", "OMP_", "MKL_", "KMP_", "OPENBLAS_", "TORCH", "ATEN_", "CUDA", "MALLOC_", "KERAS_", "TF_", "JAX_",
+    "XLA_",
+)  # fmt: skip
 """Variables that begin so are read when an interpreter or a library starts: a child cannot be given others."""
 
 _SET_BY_IMPORTS = ("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")
@@ -37,7 +40,7 @@ _SET_BY_IMPORTS = ("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")
 _HASHES = {"PYTHONHASHSEED": "0"}
 """Where a request says nothing else, so that one that says just this need not start an interpreter."""
 
-_IMPORTED = (
+TORCH = (
     "torch._dynamo",  # by the first optimizer of each script otherwise, which takes longer than all the rest
     "torch.amp.grad_scaler",
     "milepost.auditing.foreign.observer",
@@ -48,10 +51,21 @@ _IMPORTED = (
     "milepost.torch.overlap",
     "milepost.torch.watching",
 )
+KERAS = (
+    "tensorflow",  # which Keras reads data with on every backend
+    "keras",
+    "milepost.auditing.observer",
+    "milepost.keras.checkpoint",
+)
+"""What a server imports: neither TensorFlow nor JAX starts threads of its own before the first operation."""
 
 
 class Launcher:
-    """Runs scripts in forks of a process that has imported torch and milepost.
+    """Runs scripts in forks of a process that has imported a framework and milepost.
+
+    Args:
+        imported: the modules that the server imports, `TORCH` or `KERAS`.
+        environment: variables that the server has, and requests have to have, beside those of this process.
 
     `launch` may be called from several threads at once.
 
@@ -61,12 +75,14 @@ class Launcher:
         0
     """
 
-    def __init__(self) -> None:
-        self._env = {**_HASHES, **os.environ}
+    def __init__(
+        self, imported: Sequence[str] = TORCH, environment: Mapping[str, str] | None = None
+    ) -> None:
+        self._env = {**_HASHES, **os.environ, **(environment or {})}
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._server = subprocess.Popen(
-                [sys.executable, __file__, str(theirs.fileno())],
+                [sys.executable, __file__, str(theirs.fileno()), *imported],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 env=self._env,
@@ -150,11 +166,11 @@ def _run(command: Sequence[str], env: Mapping[str, str], cwd: Path, output: Path
 # -- the server ---------------------------------------------------------------------------------------------------------
 
 
-def _serve(requests: socket.socket) -> None:
+def _serve(requests: socket.socket, imported: Sequence[str]) -> None:
     """Answer requests until the other end is closed. This process has one Python thread and runs no kernel, so that a fork of it
     is whole."""
     started_with = os.environ.get("PYTHONPATH", "")
-    for name in _IMPORTED:
+    for name in imported:
         importlib.import_module(name)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # keepers need not be waited for
     while True:
@@ -239,11 +255,11 @@ def _be_unseeded() -> None:
     import random
 
     import numpy as np
-    import torch
 
     random.seed()
     np.random.seed()
-    torch.seed()
+    if "torch" in sys.modules:
+        sys.modules["torch"].seed()
 
 
 def _set_path(script: str, started_with: str) -> None:
@@ -318,4 +334,4 @@ def _end(code: int) -> None:
 
 if __name__ == "__main__":
     with socket.socket(fileno=int(sys.argv[1])) as _requests:
-        _serve(_requests)
+        _serve(_requests, sys.argv[2:])

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from milepost.auditing.compare import Parting, Suspect
+from milepost.keras import words
 
-BESIDE = "DataLoader read at"
+BESIDE, TF_BESIDE = "DataLoader read at", "tf.data read at"
 """How the loops begin that are no ``run.batches``."""
 AVERAGES = ("ema", "averag", "swa", "shadow", "teacher", "target", "polyak")
 _OBJECTS = {
@@ -16,6 +17,7 @@ _OBJECTS = {
     "scaler": "the gradient scaler",
     "generator": "the random generator",
     "metric": "a metric accumulator,",
+    "iterator": "the iterator",
 }
 MOST = 6
 
@@ -27,33 +29,43 @@ class Cause(NamedTuple):
     text: str
 
 
-def causes(parting: Parting | None, found: Sequence[Suspect], *, at_once: bool = False) -> list[Cause]:
+def causes(
+    parting: Parting | None, found: Sequence[Suspect], *, at_once: bool = False, fit: bool = False
+) -> list[Cause]:
     """What is likely to be the matter, the most likely first.
 
     Args:
         parting: where the resumed process differs; None if it does only beside the state.
         found: what of the script was not brought back.
         at_once: the moment of the difference is that of the restore itself.
+        fit: the loop is that of Keras.
     """
     aspect = parting.aspect if parting is not None else ""
-    named = [Cause(_named(one), _suspect(one, aspect)) for one in found]
+    if fit and parting is not None and words.is_log(leaf.path for leaf in parting.leaves):
+        aspect = "metrics"
+    named = [Cause(_named(one), _suspect(one, aspect, fit=fit)) for one in found]
     if parting is None:
         return named[:MOST]
     match parting.aspect:
         case "batches" if parting.loop is not None and parting.loop.startswith(BESIDE):
             text = f"the loader is not run.batches ({parting.loop}): read it through run.batches(loader)"
             named = [Cause(parting.loop, text), *named]
+        case "batches" if parting.loop is not None and parting.loop.startswith(TF_BESIDE):
+            text = f"the iterator is not in the state ({parting.loop}): give it to Checkpointer(..., iterator=iterator)"
+            named = [Cause(parting.loop, text), *named]
         case "batches" if not named:
-            named = [Cause("batch", _BATCH)]
+            named = [Cause("batch", words.BATCH if fit else _BATCH)]
         case "rng":
             named += [Cause("rng", _rng(sorted({leaf.path.split("/")[1] for leaf in parting.leaves})))]
+        case "state" if at_once and fit:
+            named = [Cause(*one) for one in words.not_itself([leaf.path for leaf in parting.leaves]).items()] + named
         case "state" if at_once:
             names = sorted({leaf.path.partition("/")[0] for leaf in parting.leaves})
             named = [Cause(name, _not_itself(name)) for name in names] + named
         case "gradients" if not named:
             named = [Cause("gradients", _GRADIENTS)]
         case "place" if not named:
-            named = [Cause("step", _PLACE)]
+            named = [Cause("step", words.PLACE if fit else _PLACE)]
         case _ if not named:
             named = [Cause("", UNKNOWN)]
         case _:
@@ -81,11 +93,11 @@ UNKNOWN = (
 
 def _named(one: Suspect) -> str:
     """Its path; of a module in the state that of the first attribute that differs."""
-    return one.leaves[0].path if one.kind == "state" and one.leaves else one.path
+    return one.leaves[0].path if one.kind in ("state", "layer") and one.leaves else one.path
 
 
 def _rng(libraries: list[str]) -> str:
-    who = {"python": "Python's random", "numpy": "numpy's global RNG", "torch": "torch's global RNG"}
+    who = {"python": "Python's random", "keras": "Keras' global seed generator"}
     names = " and ".join(who.get(name, f"{name}'s global RNG") for name in libraries)
     return (
         f"{names} was drawn from, or seeded, otherwise than without the restart: in the dataset, or by code that depends on when "
@@ -100,13 +112,23 @@ def _not_itself(name: str) -> str:
     )
 
 
-def _suspect(one: Suspect, aspect: str) -> str:
+def _suspect(one: Suspect, aspect: str, *, fit: bool) -> str:
     scope, _, rest = one.path.partition("/")
     name = rest.replace("/", ".")
     place = "" if scope == "__main__" else f" of {scope}"
     short = name.rpartition(".")[2] or name
     if not short.isidentifier():
         short = "name"
+    if one.kind == "layer" and one.leaves:
+        name += "." + one.leaves[0].path[len(one.path) + 1 :].split("/")[0]
+    average = any(word in name.lower() for word in AVERAGES)
+    if fit:
+        return words.not_saved(one.kind, one.path, name, place, average=average, metric=aspect == "metrics")
+    if one.kind == "layer":
+        return (
+            f"`{name}`{place} changes and is none of the model's variables: make it one (self.add_weight(..., trainable=False)), or "
+            "keep it in run.vars"
+        )
     if one.kind in _OBJECTS:
         fix = f"Checkpointer(..., {short}={name})"
         return f"{_OBJECTS[one.kind]} `{name}`{place} is not in the state: give it to {fix}"
@@ -118,12 +140,12 @@ def _suspect(one: Suspect, aspect: str) -> str:
             "keep it in run.vars"
         )
     if one.kind == "module":
-        what = "EMA not registered:" if any(word in name.lower() for word in AVERAGES) else "the module"
+        what = "EMA not registered:" if average else "the module"
         return f"{what} `{name}`{place} changes and is not in the state: give it to Checkpointer(..., {short}={name})"
     if one.kind in ("sampler", "dataset", "loader"):
         fix = "set it from run.progress.epoch, or keep it in run.vars"
         return f"the {one.kind} `{name}`{place} changes and is not in the state: {fix}"
-    if any(word in name.lower() for word in AVERAGES):
+    if average:
         fix = "give it to Checkpointer, or keep it in run.vars"
         return f"EMA not registered: `{name}`{place} is not in the state: {fix}"
     what = "a metric accumulator: " if aspect == "metrics" else ""

@@ -11,9 +11,9 @@ import importlib
 import os
 import sys
 import sysconfig
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import lru_cache
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from types import CodeType, FrameType, FunctionType, GeneratorType, MethodType, ModuleType
 from typing import Any, Protocol, cast
@@ -34,7 +34,11 @@ _INSTALLED = tuple({
 
 OBJECT = "object"
 """The kind of an object of a class of the script's own, and of a function that keeps variables."""
-FRAMEWORKS = {"torch": "milepost.torch.watching"}
+FRAMEWORKS = {
+    "keras": "milepost.keras.watching",
+    "torch": "milepost.torch.watching",
+    "tensorflow": "milepost.tensorflow.watching",
+}
 """Loaded module -> module with the members of `Framework`."""
 
 
@@ -44,6 +48,12 @@ class Framework(Protocol):
     def look_into(self, value: Any, *, is_item: bool) -> tuple[str, Mapping[str, Any]] | None:
         """What kind of object `value` is and what it holds; of an item of the run only what its state does not have. None where
         it is nothing that is known."""
+
+    def parts(self, item: Any) -> Iterable[Any]:
+        """The objects that are in the state since the item `item` is."""
+
+    def roots(self, items: Collection[Any]) -> Iterable[tuple[str, str, Any]]:
+        """Objects that a script may have no variable for: where they are, what they are called there, the object."""
 
 
 @lru_cache(maxsize=10_000)
@@ -76,6 +86,7 @@ class Evidence:
         self._items: set[int] = set()
         self._visited: set[int] = set()
         self._kinds: dict[str, str] = {}
+        self._frameworks: list[Framework] = []
         self._told: set[str] = set()
 
     def look(self, items: Collection[Any]) -> Iterator[Leaf]:
@@ -84,8 +95,10 @@ class Evidence:
         Args:
             items: the objects that are in the state.
         """
-        self._visited, self._kinds, self._items = set(), {}, {id(one) for one in items}
-        for label, name, value in self._roots():
+        frameworks = self._frameworks = [*_frameworks()]
+        self._visited, self._kinds = set(), {}
+        self._items = {id(one) for one in items} | {id(p) for f in frameworks for one in items for p in f.parts(one)}
+        for label, name, value in chain(*(one.roots(items) for one in frameworks), self._roots()):
             if not _is_boring(value):
                 yield from islice(leaves(value, f"{label}/{escape(name)}", self._children), MOST_LEAVES)
 
@@ -127,11 +140,10 @@ class Evidence:
             return {}
         self._visited.add(id(value))
         is_item = id(value) in self._items
-        for name, home in FRAMEWORKS.items():
-            if name in sys.modules:
-                found = cast("Framework", importlib.import_module(home)).look_into(value, is_item=is_item)
-                if found is not None:
-                    return self._of_kind(path, *found)
+        for framework in self._frameworks:
+            found = framework.look_into(value, is_item=is_item)
+            if found is not None:
+                return self._of_kind(path, *found)
         cls = type(value)
         if is_item or cls.__module__.partition(".")[0] == "milepost":
             return {}
@@ -154,6 +166,13 @@ class Evidence:
     def _of_kind(self, path: str, kind: str, held: Mapping[str, Any]) -> Mapping[str, Any]:
         self._kinds[path] = kind
         return held
+
+
+def _frameworks() -> Iterator[Framework]:
+    """Of those that the script has imported."""
+    for name, home in FRAMEWORKS.items():
+        if name in sys.modules:
+            yield cast("Framework", importlib.import_module(home))
 
 
 def _label(frame: FrameType) -> str:

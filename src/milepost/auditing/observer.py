@@ -71,7 +71,8 @@ class Observer:
         self._runs: dict[str, Watched] = {}
         self._beside: list[tuple[str, Any]] = []
         self._ended = False
-        self._loaders_watched = False
+        self._watched: set[str] = set()
+        """Frameworks whose loaders are watched."""
         self._loops: set[str] = set()
         on_read.append(self._read)
         Writes(spec.log, os.path.dirname(spec.runs))
@@ -170,13 +171,18 @@ class Observer:
         return next(one for one in self._runs.values() if os.path.realpath(one.scratch) == scratch)
 
     def _watch_loaders(self) -> None:
-        if not self._loaders_watched and "torch" in sys.modules:
+        if "torch" in sys.modules and "torch" not in self._watched:
             from milepost.torch.watching import set_workers, watch_loaders
 
-            self._loaders_watched = True
+            self._watched.add("torch")
             if self._spec.workers is not None:
                 set_workers(self._spec.workers)
             watch_loaders(lambda place, batch: self._beside.append((place, batch)))
+        if "tensorflow" in sys.modules and "tensorflow" not in self._watched:
+            from milepost.tensorflow.watching import watch_iterators
+
+            self._watched.add("tensorflow")
+            watch_iterators(lambda place, batch: self._beside.append((place, batch)))
 
 
 class Watched:
@@ -234,14 +240,14 @@ class Watched:
         if first:  # batches before the place where the state was captured is reached are read again, not new
             self._batches.clear()
         evidence = self._evidence = self._evidence or Evidence()
+        state = list(self._state(session))  # first: where variables are elsewhere meanwhile (JAX in fit), they are now here
         script = {
             leaf.path: self._digest(leaf, whole=False) for leaf in evidence.look(self._items()) if not leaf.opaque
         }
-        state = list(self._state(session))
         seen = Seen(
             key,
             state=self._digests(state),
-            rng=self._digests(leaves(session.rng.capture(), "rng")),
+            rng=self._digests(leaves(self._random(session), "rng")),
             gradients=self._digests(leaves(session.gathered(), "gradients")),
             metrics={name: repr(value) for name, value in session.metrics.read().items()},
             script=script,
@@ -262,9 +268,14 @@ class Watched:
         """What is in the state of any run."""
         return [item.object for session in self._open_runs().values() for item in session.items.values()]
 
+    def _random(self, session: Session) -> dict[str, Any]:
+        apart = {name for item in session.items.values() for name in getattr(item, "unsteady", tuple)()}
+        return {name: state for name, state in session.rng.capture().items() if name not in apart}
+
     def _state(self, session: Session) -> Any:
         for item in session.items.values():
-            yield from leaves(item.capture(), item.name)
+            # Where an item says so, only part of it is compared: a position in data is, by the batches that come.
+            yield from leaves(getattr(item, "compared", item.capture)(), item.name)
         yield from leaves(session.vars, "run.vars")
         yield from leaves(session.best.capture(), "best")
 

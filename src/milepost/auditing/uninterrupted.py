@@ -137,7 +137,7 @@ class Uninterrupted:
         if twins.parting(ends=False, unseeded=twins.unseeded()) is None:
             return "the order of a set, or hash() of text, decides something: sort it, or set PYTHONHASHSEED"
         if chance.after == 0:
-            return "the script is not seeded (torch.manual_seed, numpy.random.seed, random.seed)"
+            return "the script is not seeded (torch.manual_seed, keras.utils.set_random_seed, numpy.random.seed, random.seed)"
         return "non-deterministic kernels, the time, threads, or a generator that is not seeded"
 
     def _kept(self, *names: str) -> Kept:

@@ -11,9 +11,10 @@ from milepost.auditing.compare import Leaf, Pair, Parting, Suspect
 from milepost.auditing.points import Point
 from milepost.auditing.records import Kept, Key, how_much
 from milepost.auditing.report import RESTART, Difference, Report, Row, Verdict
+from milepost.keras.words import is_fit
 
 MOST_DIFFERENCES = 12
-_NEVER_STATE = ("loader", "sampler", "dataset", "state")
+_NEVER_STATE = ("loader", "sampler", "dataset", "iterator", "state", "layer")
 """Kinds of objects that may be otherwise after a restart, as long as nothing comes of it."""
 
 
@@ -55,12 +56,13 @@ def resumed(
 ) -> tuple[Row, list[str]]:
     """The row of a resumed process beside the straight one, and remarks about what is otherwise but mattered to nothing."""
     title, label, at, note = place.title, place.label, place.at, place.note
+    fit = bool(pair.other) and is_fit(pair.other[0].state)
     if parting is not None:
-        likely = causes(parting, found, at_once=parting.key == at)
+        likely = causes(parting, found, at_once=parting.key == at, fit=fit)
         row = parted(title, label, at, parting, likely, kept, Verdict.NOT_EXACT)
         return replace(row, note=note), []
     lost = [one for one in found if one.kind and one.kind not in _NEVER_STATE]
-    harmless = causes(None, [one for one in found if one not in lost])
+    harmless = causes(None, [one for one in found if one not in lost], fit=fit)
     remarks = [f"{cause.text} (nothing else came of it as far as was compared)" for cause in harmless]
     compared = len(pair.other)
     if not lost:
@@ -68,7 +70,7 @@ def resumed(
     differences = _differences([leaf for one in lost for leaf in one.leaves], kept)
     first = pair.other[lost[0].first].key
     row = Row(title, label, at, compared, Verdict.NOT_EXACT, first, "objects", differences,
-              causes=tuple(causes(None, lost)), note=note)  # fmt: skip
+              causes=tuple(causes(None, lost, fit=fit)), note=note)  # fmt: skip
     return row, remarks
 
 

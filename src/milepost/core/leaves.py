@@ -34,6 +34,9 @@ PLAIN = (
 
 Children = Callable[[Any, str], "Mapping[Any, Any] | None"]
 
+VIEWED = ("tensorflow", "jaxlib", "keras")
+"""Frameworks whose tensors give a NumPy array of themselves, and have no adapter: they are looked at, not stored."""
+
 
 class Leaf(NamedTuple):
     """A value that holds no others: a tensor (`info` and `adapter`), a plain value, or something `opaque`."""
@@ -95,6 +98,10 @@ def leaves(value: object, path: str = "", children: Children | None = None) -> I
             except NotStorableError:
                 yield Leaf(here, one, opaque=True)
             continue
+        viewed = _viewed(one, here)
+        if viewed is not None:
+            yield viewed
+            continue
         inside = _inside(one, here, children) if depth < DEEPEST and left > 0 else None
         if inside is None:
             yield Leaf(here, one, opaque=True)
@@ -104,6 +111,22 @@ def leaves(value: object, path: str = "", children: Children | None = None) -> I
             under = below(here)
             found = [(under + escape(key if isinstance(key, str) else repr(key)), v, depth + 1) for key, v in inside]
             waiting += reversed(found)
+
+
+def _viewed(value: Any, path: str) -> Leaf | None:
+    """The leaf for a tensor of one of the frameworks in `VIEWED`; None where `value` is none, or has no values (in a graph)."""
+    kind = type(value)
+    if kind.__module__.partition(".")[0] not in VIEWED or not hasattr(kind, "__array__"):
+        return None
+    try:
+        array = np.asarray(value)
+    except Exception:  # noqa: BLE001 - symbolic, donated, on another machine: whatever the framework raises, it cannot be seen
+        return None
+    adapter = adapter_of(array)
+    try:
+        return None if adapter is None else Leaf(path, array, adapter, adapter.describe(array))
+    except NotStorableError:  # texts
+        return Leaf(path, array.tolist())
 
 
 def _inside(value: Any, path: str, children: Children | None) -> list[tuple[Any, Any]] | None:

@@ -33,6 +33,11 @@ class Others:
             self._callbacks[name] = callback
         self._changes = {name: Changes(one, but=_NOT_STATE) for name, one in self._callbacks.items()}
 
+    @property
+    def callbacks(self) -> Mapping[str, Any]:
+        """Those whose state is looked at."""
+        return self._callbacks
+
     def capture(self) -> dict[str, Any]:
         """The state by class, numbered where there are several."""
         return {name: self._capture(name, callback) for name, callback in self._callbacks.items()}

@@ -9,7 +9,7 @@ then, since without any batch (the last one may be done) Keras would have no log
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -19,7 +19,8 @@ from milepost.errors import MilepostWarning, Mismatch, NotFoundError
 from milepost.folder.lineage import lineage, newest_attempt, read_records
 from milepost.folder.run import RunFolder
 from milepost.keras import fitting
-from milepost.keras.data import Data
+from milepost.keras.batches import tell_batches
+from milepost.keras.data import AHEAD, Data
 from milepost.keras.items import VariablesItem, synced
 from milepost.keras.others import Others
 from milepost.keras.variables import assign, host
@@ -45,6 +46,14 @@ class FitItem:
     def capture(self) -> Any:
         return self.object.capture()
 
+    def compared(self) -> Any:
+        """What `milepost audit` compares."""
+        return self.object.fit_state()
+
+    def unsteady(self) -> tuple[str, ...]:
+        """The libraries whose random state is, at any moment, as far on as threads have read ahead: it is not compared."""
+        return self.object.read_ahead()
+
     def trained(self, tensor: Any) -> bool:
         return False
 
@@ -67,7 +76,7 @@ class Running:
     """
 
     def __init__(self, fit: fitting.Fit, model: Any, epochs: int, directory: str, options: Mapping[str, Any]) -> None:
-        self._model, self._epochs, self._fit_epochs = model, epochs, fit.epochs
+        self.model, self._epochs, self._fit_epochs = model, epochs, fit.epochs
         self._within = not fit.why_not
         """Whether there can be positions within an epoch."""
         self._epoch = self._batch = 0
@@ -85,6 +94,9 @@ class Running:
         self._items = self._make_items(fit)
         self._run = Checkpointer(directory, state={item.name: item for item in self._items}, **options)
         self._session = self._run._session  # of the run's loops, of which fit takes the place
+        self._unwatch: Callable[[], None] = lambda: None
+        if self._session.watched:
+            self._unwatch = tell_batches(model, lambda batch: self._session.handed_beside("fit", batch))
         try:
             self._begin(fit)
         except BaseException as problem:
@@ -93,14 +105,16 @@ class Running:
 
     def close(self) -> None:
         """Training is finished."""
+        self._unwatch()
         self._run.close()
 
     def abandon(self, problem: BaseException) -> None:
         """Training ended by `problem`."""
+        self._unwatch()
         self._run.__exit__(type(problem), problem, None)
 
     def _make_items(self, fit: fitting.Fit) -> list[Item]:
-        model = self._model
+        model = self.model
         ready = _once(lambda: fitting.build(model, fit.epochs))
         optimizer = model.optimizer
         return [
@@ -125,6 +139,7 @@ class Running:
         if loaded is None:
             self._epoch = fit.first_epoch
             session.progress.move(epoch=fit.first_epoch)
+            session.arrived()
             return
         self._epoch, done = loaded["epoch"], loaded["batch"]
         if done and (self._data is None or loaded["backend"] != keras.backend.backend()):
@@ -138,8 +153,8 @@ class Running:
         if absent:
             session.display.note(f"callbacks that the checkpoint has and this script has not: {', '.join(absent)}")
         over = loaded["stopped"] or self._epoch >= self._epochs
-        fitting.start_at(self._model, max(self._epoch, self._epochs) if over else self._epoch)
-        self._model.stop_training = loaded["stopped"]
+        fitting.start_at(self.model, max(self._epoch, self._epochs) if over else self._epoch)
+        self.model.stop_training = loaded["stopped"]
         if over:
             session.display.note(f"{self._epoch} epochs are done: nothing is left to train")
         elif self._data is not None and loaded["data"] is not None and loaded["batch"] == done:
@@ -160,7 +175,7 @@ class Running:
 
     def epoch_begins(self, epoch: int) -> None:
         """Called when all callbacks know that an epoch begins."""
-        fitting.start_at(self._model, None)
+        fitting.start_at(self.model, None)
         if self._train_function is None and not self._again:
             self._epoch, self._batch = epoch, 0
 
@@ -171,13 +186,13 @@ class Running:
 
     def _stand_in(self) -> None:
         """The place where the state was saved is reached: the next call of the train function does nothing."""
-        model, logs = self._model, self._logs
+        model, logs = self.model, self._logs
         self._train_function = model.train_function
         jax = keras.backend.backend() == "jax"
         model.train_function = (lambda state, data: (dict(logs), state)) if jax else (lambda data: dict(logs))
 
     def _arrive(self) -> None:
-        model, loaded, session = synced(self._model), self._fit.loaded, self._session
+        model, loaded, session = synced(self.model), self._fit.loaded, self._session
         assert loaded is not None
         model.train_function, self._train_function = self._train_function, None
         for variable, value in self._again:
@@ -211,7 +226,7 @@ class Running:
         self._epoch, self._batch, self._ended, self._logs = epoch + 1, 0, True, {}
         session = self._session
         session.end_epoch(self._metrics(logs))
-        if self._epoch >= self._epochs or self._model.stop_training:
+        if self._epoch >= self._epochs or self.model.stop_training:
             # What fit does after its last epoch (averaged or best weights) is no state to train on from.
             session.want_save()
         session.boundary(None, between=True)
@@ -219,17 +234,29 @@ class Running:
     def _metrics(self, logs: Mapping[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in logs.items() if name not in ITEMS and is_scalar(value)}
 
+    def read_ahead(self) -> tuple[str, ...]:
+        """The libraries that loading code may draw from ahead of training."""
+        return AHEAD if self._within and fitting.reads_ahead(self._fit_epochs) else ()
+
+    def held(self) -> dict[str, Any]:
+        """The objects with code of a script's own that ``fit`` works with: callbacks, and what data is read from."""
+        source = fitting.source(self._fit_epochs) if self._within else None
+        return {**self._others.callbacks, **({} if source is None else {type(source).__name__: source})}
+
     def capture(self) -> dict[str, Any]:
         """See `FitItem`."""
-        within = not self._ended
+        data = self._data.capture(within=not self._ended) if self._data is not None else None
+        return {**self.fit_state(), "data": data}
+
+    def fit_state(self) -> dict[str, Any]:
+        """All but the position in the data."""
         return {
             "keras": keras.__version__,
             "backend": keras.backend.backend(),
             "epoch": self._epoch,
             "batch": self._batch,
-            "stopped": bool(self._model.stop_training),
+            "stopped": bool(self.model.stop_training),
             "logs": {name: float(value) for name, value in self._logs.items() if is_scalar(value)},
-            "data": self._data.capture(within=within) if self._data is not None else None,
             "callbacks": self._others.capture(),
         }
 

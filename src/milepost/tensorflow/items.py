@@ -104,6 +104,14 @@ class TrackedItem:
                 self._trained.add(id(state[path]))
         return nest(state)
 
+    def compared(self) -> Any:
+        """What `milepost audit` compares: not how a position is written down, which is not the same each time."""
+        return {
+            path: np.asarray(one.read_value())
+            for path, one in tracked(self.object).items()
+            if not isinstance(one, tf.data.Iterator)
+        }
+
     def trained(self, tensor: Any) -> bool:
         return id(tensor) in self._trained
 
@@ -143,6 +151,10 @@ class IteratorItem:
 
     def capture(self) -> Any:
         return _position(self.object, self.name)
+
+    def compared(self) -> Any:
+        """What `milepost audit` compares: nothing, since a position is not written down the same each time. The batches tell."""
+        return {}
 
     def trained(self, tensor: Any) -> bool:
         return False

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -46,6 +47,16 @@ def look_into(value: Any, *, is_item: bool) -> tuple[str, Mapping[str, Any]] | N
     if isinstance(value, Dataset) and type(value).__module__.partition(".")[0] == "torch":
         return "dataset", {name: one for name, one in vars(value).items() if isinstance(one, Dataset)}
     return None
+
+
+def parts(item: Any) -> Iterator[Any]:
+    """Nothing: modules within a module are looked into with it."""
+    return iter(())
+
+
+def roots(items: Iterable[Any]) -> Iterator[tuple[str, str, Any]]:
+    """Nothing: scripts have variables for what they use."""
+    return iter(())
 
 
 def _beside_state(module: nn.Module) -> dict[str, Any]:
@@ -105,6 +116,11 @@ def _set_workers(loader: DataLoader[Any], count: int) -> None:
     vars(loader).update(num_workers=count, prefetch_factor=ahead, persistent_workers=False)
 
 
+def _is_keras(frame: FrameType) -> bool:
+    """Whether Keras reads a loader, for ``fit``: what it trains on is seen there."""
+    return str(frame.f_globals.get("__name__")).startswith("keras.")
+
+
 def watch_loaders(tell: Callable[[str, Any], None]) -> None:
     """From now on `tell` where (``train.py:31``) a `DataLoader` is read past milepost, and each of its batches."""
     iterate = DataLoader.__iter__
@@ -113,7 +129,7 @@ def watch_loaders(tell: Callable[[str, Any], None]) -> None:
         inner = iterate(self)
         caller = sys._getframe(1)
         file = caller.f_code.co_filename
-        if file.startswith((_HERE, str(Path(torch.__file__).parent))):
+        if file.startswith((_HERE, str(Path(torch.__file__).parent))) or _is_keras(caller):
             return inner
         place = f"DataLoader read at {Path(file).name}:{caller.f_lineno}"
         return _Read(inner, lambda batch: tell(place, batch))

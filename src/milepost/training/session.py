@@ -205,6 +205,16 @@ class Session:
         if self._watcher is not None:
             self._watcher.handed(self, loop.name, batch)
 
+    @property
+    def watched(self) -> bool:
+        """Whether somebody looks at what is handed out."""
+        return self._watcher is not None
+
+    def handed_beside(self, place: str, batch: object) -> None:
+        """A batch is handed out by something that is no loop of the run; only who watches is told."""
+        if self._watcher is not None:
+            self._watcher.handed(self, place, batch)
+
     def nothing_left(self, loop: str, count: int) -> bool:
         """Whether a run that is complete was asked for no more than before (it may have stopped early)."""
         before = self.opened.before

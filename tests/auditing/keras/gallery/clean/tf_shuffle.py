@@ -1,0 +1,15 @@
+"""Shuffles by tf.data, with a seed."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from milepost.keras import Checkpoint
+
+keras.utils.set_random_seed(7)
+x = np.random.default_rng(0).normal(size=(40, 5)).astype("float32")
+y = (x[:, :1] > 0).astype("float32")
+data = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(40, seed=3).batch(8).prefetch(2)
+model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(4, activation="relu"), keras.layers.Dense(1)])
+model.compile("adam", "mse")
+model.fit(data, epochs=3, verbose=0, callbacks=[Checkpoint("runs/shuffled")])
