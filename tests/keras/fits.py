@@ -1,14 +1,16 @@
 """Trainings that are continued in every way, on one backend, in one process: ``python fits.py BACKEND SETTING...``.
 
 Of each setting there is a plain run, one with the callback that saves after every batch, and for several moments of the second
-epoch a run that goes on from the checkpoint of that moment, as one does whose process was killed then. A line of JSON for
-each says whether weights, optimizer, metrics, history, callbacks and files came out the same to the last bit.
+epoch a run that goes on from the checkpoint of that moment, as one does whose process was killed then; and one that a signal
+stops in the middle of the second validation. A line of JSON for each says whether weights, optimizer, metrics, history,
+callbacks and files came out the same to the last bit.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -39,10 +41,10 @@ def samples() -> tuple[Any, Any]:
     return x, (x[:, :1] > 0).astype("float32")
 
 
-def small(*, built: bool = True, **compiled: Any) -> Any:
+def small(*, built: bool = True, rate: float | None = None, **compiled: Any) -> Any:
     layers = [K.Dense(4, activation="relu"), K.Dropout(0.3), K.Dense(1, activation="sigmoid")]
     model = keras.Sequential([K.Input((5,)), *layers] if built else layers)
-    schedule = keras.optimizers.schedules.ExponentialDecay(0.05, 5, 0.9)
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.05, 5, 0.9) if rate is None else rate
     model.compile(keras.optimizers.Adam(schedule), "binary_crossentropy", metrics=["accuracy"], **compiled)
     return model
 
@@ -75,12 +77,12 @@ def unknown_length(x: Any, y: Any) -> Any:
     return dataset.batch(BATCH).prefetch(2)
 
 
-def loader(x: Any, y: Any) -> Any:
+def loader(x: Any, y: Any, **options: Any) -> Any:
     import torch
 
     torch.manual_seed(7)  # Keras seeds only its own backend
     data = torch.utils.data.TensorDataset(torch.from_numpy(x), torch.from_numpy(y))
-    return torch.utils.data.DataLoader(data, batch_size=BATCH, shuffle=True)
+    return torch.utils.data.DataLoader(data, batch_size=BATCH, shuffle=True, **options)
 
 
 def endless(x: Any, y: Any) -> Iterator[tuple[Any, Any]]:
@@ -107,11 +109,14 @@ SETTINGS: dict[str, Setting] = {
     "unknown_length": ({}, lambda x, y: {"x": unknown_length(x, y)}),
     "pydataset": ({}, lambda x, y: {"x": Shuffled(x, y), "shuffle": True}),
     "pydataset_workers": ({}, lambda x, y: {"x": Shuffled(x, y, workers=2), "shuffle": True}),
+    "pydataset_processes": ({}, lambda x, y: {"x": Shuffled(x, y, workers=2, use_multiprocessing=True)}),
     "dataloader": ({}, lambda x, y: {"x": loader(x, y)}),
+    "dataloader_workers": ({}, lambda x, y: {"x": loader(x, y, num_workers=2)}),
     "generator": ({}, lambda x, y: {"x": endless(x, y), "steps_per_epoch": 5}),
+    "plateau": ({"rate": 0.05}, lambda x, y: {"x": x, "y": y, "batch_size": BATCH}),
     # Several at once, for the short run of the tests.
     "arrays": (
-        {"built": False},
+        {"built": False, "rate": 0.05},
         lambda x, y: {"x": x, "y": y, "batch_size": BATCH, "validation_split": 0.2, "class_weight": {0: 1.0, 1: 3.0}},
     ),
     "kept_pass": (
@@ -126,7 +131,7 @@ class Counter(keras.callbacks.Callback):
 
     def __init__(self) -> None:
         super().__init__()
-        self.begun = self.batches = 0
+        self.begun = self.batches = self.validated = 0
         self.drawn: list[float] = []
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -135,6 +140,20 @@ class Counter(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         self.batches += 1
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        self.validated += 1
+
+
+class Signal(keras.callbacks.Callback):
+    """SIGTERM in the middle of the second validation."""
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.epoch = epoch
+
+    def on_test_batch_begin(self, batch: int, logs: Any = None) -> None:
+        if self.epoch == 1 and batch:
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def train(setting: str, folder: Path, callbacks: list[Any]) -> dict[str, bytes]:
@@ -151,9 +170,16 @@ def train(setting: str, folder: Path, callbacks: list[Any]) -> dict[str, bytes]:
     arguments = fit_options(x, y)
     if "validation_split" not in arguments:
         arguments["validation_data"] = (x[:12], y[:12])
-    plateau = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: logs.update(rate=epoch))
+    others = [keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: logs.update(number=epoch)), log]
+    plateau = keras.callbacks.ReduceLROnPlateau(monitor="loss", min_delta=1.0, patience=1, cooldown=1)
+    if "rate" in model_options:  # not a schedule, which cannot be set
+        others.append(plateau)
     history = model.fit(
-        **arguments, epochs=EPOCHS, verbose=0, callbacks=[*callbacks[:1], own, stopping, plateau, log, *callbacks[1:]]
+        **arguments,
+        epochs=EPOCHS,
+        verbose=0,
+        validation_batch_size=BATCH,
+        callbacks=[*callbacks[:1], own, stopping, *others, *callbacks[1:]],
     )
     variables = [*model.variables, *model.optimizer.variables, *(v for m in model.metrics for v in m.variables)]
     values = [np.asarray(keras.ops.convert_to_numpy(one)) for one in variables]
@@ -162,7 +188,11 @@ def train(setting: str, folder: Path, callbacks: list[Any]) -> dict[str, bytes]:
         "history": json.dumps([history.epoch, history.history]).encode(),
         "csv": (folder / "log.csv").read_bytes(),
         "callbacks": repr(
-            [own.begun, own.batches, own.drawn, stopping.wait, stopping.best, stopping.best_epoch]
+            [
+                *(own.begun, own.batches, own.validated, own.drawn),
+                *(stopping.wait, stopping.best, stopping.best_epoch),
+                *(getattr(plateau, name, None) for name in ("wait", "best", "cooldown_counter")),
+            ]
         ).encode(),
         "random": np.random.random(4).tobytes(),
     }
@@ -172,10 +202,14 @@ def differs(one: dict[str, bytes], other: dict[str, bytes]) -> str:
     return ", ".join(name for name in one if one[name] != other[name])
 
 
+def summaries(run: Path) -> list[Any]:
+    listed = RunFolder.open(LocalStorage(run)).checkpoints()
+    return sorted((one.summary for one in listed if one.summary is not None), key=lambda one: one.step)
+
+
 def moments(run: Path) -> list[tuple[str, int]]:
     """(which batch of the second epoch was done last, step) of the checkpoints to go on from."""
-    listed = [one.summary for one in RunFolder.open(LocalStorage(run)).checkpoints() if one.summary is not None]
-    found = sorted(one.step for one in listed if one.epoch == 1 and one.phase == "in-epoch")
+    found = [one.step for one in summaries(run) if one.epoch == 1 and one.phase == "in-epoch"]
     places = {"first": found[0], "middle": found[len(found) // 2], "before the last": found[-2], "last": found[-1]}
     return list({step: (name, step) for name, step in places.items()}.values())
 
@@ -198,6 +232,19 @@ def run(setting: str, home: Path) -> None:
         where = [callback] if name in ("first", "last") else [keras.callbacks.Callback(), callback]
         problem = differs(plain, train(setting, home / f"from{step}", where))
         report(setting, name, problem, began)
+    began = time.perf_counter()
+    report(setting, "validation", signalled(setting, home, plain), began)
+
+
+def signalled(setting: str, home: Path, plain: dict[str, bytes]) -> str:
+    try:
+        train(setting, home / "signalled", [Checkpoint(home / "stopped"), Signal()])
+    except milepost.Stopped:
+        newest = summaries(home / "stopped")[-1]
+        if (newest.epoch, newest.phase) != (1, "batches-done"):
+            return f"stopped with {newest}"
+        return differs(plain, train(setting, home / "again", [Checkpoint(home / "stopped")]))
+    return "the signal was not answered"
 
 
 def main() -> None:

@@ -14,7 +14,8 @@ FITS = Path(__file__).with_name("fits.py")
 BACKENDS = ("tensorflow", "jax", "torch")
 SETTINGS = (
     "validation_split", "steps_per_epoch", "steps_per_execution", "jit_compile", "shuffle_batch", "unbuilt",
-    "class_weight", "unknown_length", "pydataset", "pydataset_workers", "dataloader", "generator",
+    "class_weight", "unknown_length", "plateau", "pydataset", "pydataset_workers", "pydataset_processes", "dataloader",
+    "dataloader_workers", "generator",
 )  # fmt: skip
 
 

@@ -171,6 +171,10 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
 
         self._call(end)
 
+    def last_validates(self) -> None:
+        """All callbacks know how far validation is."""
+        self._call(lambda running: running.validating())
+
     def last_train_end(self) -> None:
         """All callbacks know that training is finished."""
         running, self._running = self._running, None

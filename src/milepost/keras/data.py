@@ -48,14 +48,18 @@ class Data:
         self._tf_replay: Any = None
         """The position that the next iterator of `tf.data` is to be taken to."""
         self._done = 0
+        """Batches of the first epoch that are done."""
+        self._is_over = False
+        """Whether those were all of it."""
         fitting.replace_batches(epochs, self._batches)
         fitting.replace_iterator(epochs, lambda inner: _Pass(self, inner))
         fitting.tap(epochs, lambda dataset: _Tap(self, dataset))
 
     # -- what is saved ---------------------------------------------------------------------------------------------------------
 
-    def capture(self, *, within: bool) -> dict[str, Any]:
-        """The position. `within`: in the middle of an epoch, rather than between two."""
+    def capture(self, *, within: bool, over: bool = False) -> dict[str, Any]:
+        """The position. `within`: in the middle of an epoch, rather than between two; `over`: where Keras has found its end."""
+        within = within and not over
         seen, total = fitting.counts(self._epochs)
         goes_on = within or fitting.is_kept_open(self._epochs)
         return {
@@ -70,6 +74,7 @@ class Data:
             "source": {"made": self._pass_source if goes_on else {}, "now": self._source.capture()},
             "tf": self._tf_state(),
             "waiting": self._pass_waiting if within else fitting.waiting(self._epochs),
+            "over": over,
         }
 
     def _tf_state(self) -> Any:
@@ -110,8 +115,9 @@ class Data:
         notes = []
         if fitting.is_generator(self._epochs) and saved["drawn"]:
             notes.append(f"a generator cannot be rewound: the {saved['drawn']} batches that were done are drawn again")
+        self._done, self._is_over = done, saved["over"]
         if saved["goes_on"]:
-            self._replay, self._done = saved, done
+            self._replay = saved
         else:
             self._made = saved["made"]
             self._pass_by(saved)
@@ -138,6 +144,9 @@ class Data:
     def _batches(self, own: Callable[[], Iterator[fitting.Step]]) -> Iterator[fitting.Step]:
         """An epoch."""
         replay, done, self._done = self._replay, self._done, 0
+        if done and self._is_over:
+            yield from self._standing_in(done - self._size, done - 1)
+            return
         if replay is not None and done:
             self._rng.restore(replay["rng"]["start"])
             self._source.restore(replay["source"]["made"])
@@ -155,12 +164,15 @@ class Data:
                     yield self._counted(step)
                     break
                 if step[1] + 1 >= done:
-                    self._arriving()
-                    # The torch backend reads its data before it trains.
-                    yield step[0], step[1], iter([None] * self._size)
+                    yield from self._standing_in(step[0], step[1])
                     break
         for step in steps:
             yield self._counted(step)
+
+    def _standing_in(self, first: int, last: int) -> Iterator[fitting.Step]:
+        """An execution that was done before the restart."""
+        self._arriving()
+        yield first, last, iter([None] * self._size)  # the torch backend reads its data before it trains
 
     def _counted(self, step: fitting.Step) -> fitting.Step:
         if self._marks.get("first") is None:

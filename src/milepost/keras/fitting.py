@@ -7,6 +7,7 @@ Everything that depends on how Keras is made inside is in this file.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -31,6 +32,8 @@ class Fit(NamedTuple):
     """The iterator over epochs; iterating over it is one epoch."""
     first_epoch: int
     """What ``fit`` was given as ``initial_epoch``."""
+    validates: bool
+    """Whether there is validation data."""
     why_not: str
     """Why the position within an epoch cannot be had; empty if it can."""
 
@@ -47,7 +50,8 @@ def find() -> Fit:
         if "epoch_iterator" in names and isinstance(names.get("callbacks"), keras.callbacks.CallbackList):
             epochs = names["epoch_iterator"]
             first = int(names.get("initial_epoch") or 0)
-            return Fit(names["callbacks"].callbacks, epochs, first, _why_not(epochs))
+            validates = names.get("validation_data") is not None
+            return Fit(names["callbacks"].callbacks, epochs, first, validates, _why_not(epochs))
         frame = frame.f_back  # type: ignore[assignment]
     raise ScriptError(
         "milepost.keras.Checkpoint works inside model.fit",
@@ -62,7 +66,10 @@ def _why_not(epochs: Any) -> str:
         return f"Keras {keras.__version__} is not among the versions it was tested with, {first} to {last}"
     missing = [
         name
-        for name in ("_enumerate_iterator", "_get_iterator", "_steps_seen", "_num_batches", "data_adapter")
+        for name in (
+            *("_enumerate_iterator", "_get_iterator", "catch_stop_iteration"),
+            *("_steps_seen", "_num_batches", "data_adapter"),
+        )
         if not hasattr(epochs, name)
     ]
     return f"this Keras has another epoch iterator, without {', '.join(missing)}" if missing else ""
@@ -78,6 +85,30 @@ def replace_iterator(epochs: Any, make: Callable[[Any], Any]) -> None:
     """From now on data is read from what `make` makes of what Keras would read from; `iter` of that begins a pass."""
     own = epochs._get_iterator
     epochs._get_iterator = lambda: make(own())
+
+
+def at_end(epochs: Any, ended: Callable[[], None]) -> None:
+    """From now on `ended` is called when ``fit`` has found the end of an epoch's batches, before it validates: there are as many as
+    Keras knew of, or the data ran out."""
+    batches, catch = epochs._enumerate_iterator, epochs.catch_stop_iteration
+
+    def all_batches() -> Iterator[Step]:
+        yield from batches()
+        ended()
+
+    @contextlib.contextmanager
+    def catch_end() -> Iterator[None]:
+        ran_out = False
+        with catch():
+            try:
+                yield
+            except BaseException:
+                ran_out = True  # unless it goes on from here
+                raise
+        if ran_out:
+            ended()
+
+    epochs._enumerate_iterator, epochs.catch_stop_iteration = all_batches, catch_end
 
 
 def executions(epochs: Any) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
+import numpy as np
 
 from milepost.core import tree
 from milepost.errors import Mismatch
@@ -40,6 +41,7 @@ class VariablesItem:
         variables: gives its variables, in an order that the same script gives again.
         ready: called before they are compared with saved ones: makes those that come with the first batch.
         trained: whether floats of variables that are not trainable count as trained (an optimizer's do).
+        copied: whether `capture` is to give values that stay as they are whatever becomes of the variables.
     """
 
     replaced = borrows = False
@@ -52,9 +54,10 @@ class VariablesItem:
         *,
         ready: Callable[[], None] | None = None,
         trained: bool | None = None,
+        copied: bool = False,
     ) -> None:
         self.name, self.object = name, owner
-        self._variables, self._ready = variables, ready
+        self._variables, self._ready, self._copied = variables, ready, copied
         self._all_trained = isinstance(owner, keras.optimizers.Optimizer) if trained is None else trained
         self._trained: set[int] = set()
         self._match: dict[str, str] = {}
@@ -68,7 +71,7 @@ class VariablesItem:
         arrays: dict[str, Array] = {}
         self._trained = set()
         for name, variable in named(self._variables()).items():
-            arrays[name] = host(variable)
+            arrays[name] = np.array(host(variable)) if self._copied else host(variable)
             if self._all_trained or variable.trainable:
                 self._trained.add(id(arrays[name]))
         return nest(arrays)

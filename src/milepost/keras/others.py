@@ -62,6 +62,9 @@ class Others:
                 callback.load_state_dict(copy.deepcopy(state["own"]))
                 continue
             self._changes[name].restore(copy.deepcopy(state["changes"]))
+            if getattr(callback, "monitor_op", self) is None:
+                # Those of Keras that monitor a metric turn the sign of this where smaller is better, when they first see one.
+                callback.min_delta = abs(callback.min_delta)
             if "file" in state:
                 _write_again(callback, state["file"])
         return [name for name in saved if name not in self._callbacks]

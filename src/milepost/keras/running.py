@@ -25,7 +25,7 @@ from milepost.keras.items import VariablesItem, synced
 from milepost.keras.others import Others
 from milepost.keras.variables import assign, host
 from milepost.storage.local import LocalStorage
-from milepost.training.checkpointer import Checkpointer
+from milepost.training.hosted import HostedRun
 from milepost.training.items import Item, Loaded
 from milepost.training.metrics import is_scalar
 from milepost.training.policy import Every
@@ -87,16 +87,19 @@ class Running:
         self._train_function: Any = None
         self._others = Others([one for one in fit.callbacks if not isinstance(one, Last)])
         self._data = Data(fit.epochs, self._stand_in) if self._within else None
+        self._is_over = False
+        """Whether the state is captured after all batches of an epoch, before its validation."""
         self._fit = FitItem(self)
         options = dict(options)
         if fit.why_not:
             self._only_epochs(fit.why_not, directory, options)
         self._items = self._make_items(fit)
-        self._run = Checkpointer(directory, state={item.name: item for item in self._items}, **options)
-        self._session = self._run._session  # of the run's loops, of which fit takes the place
+        self._run = HostedRun(directory, state={item.name: item for item in self._items}, **options)
         self._unwatch: Callable[[], None] = lambda: None
-        if self._session.watched:
-            self._unwatch = tell_batches(model, lambda batch: self._session.handed_beside("fit", batch))
+        if self._run.watched:
+            self._unwatch = tell_batches(model, lambda batch: self._run.handed("fit", batch))
+        if self._within and fit.validates:
+            fitting.at_end(fit.epochs, self._batches_done)
         try:
             self._begin(fit)
         except BaseException as problem:
@@ -111,7 +114,7 @@ class Running:
     def abandon(self, problem: BaseException) -> None:
         """Training ended by `problem`."""
         self._unwatch()
-        self._run.__exit__(type(problem), problem, None)
+        self._run.abandon(problem)
 
     def _make_items(self, fit: fitting.Fit) -> list[Item]:
         model = self.model
@@ -121,7 +124,7 @@ class Running:
             VariablesItem("model", model, lambda: model.variables, ready=ready),
             VariablesItem("optimizer", model, lambda: optimizer.variables if optimizer else (), trained=True),
             VariablesItem("metrics", model, lambda: [one for metric in model.metrics for one in metric.variables],
-                          trained=False),
+                          trained=False, copied=True),
             self._fit,
         ]  # fmt: skip
 
@@ -135,11 +138,11 @@ class Running:
     # -- the beginning ---------------------------------------------------------------------------------------------------------
 
     def _begin(self, fit: fitting.Fit) -> None:
-        session, loaded = self._session, self._fit.loaded
+        run, loaded = self._run, self._fit.loaded
         if loaded is None:
             self._epoch = fit.first_epoch
-            session.progress.move(epoch=fit.first_epoch)
-            session.arrived()
+            run.begin(fit.first_epoch)
+            run.arrived()
             return
         self._epoch, done = loaded["epoch"], loaded["batch"]
         if done and (self._data is None or loaded["backend"] != keras.backend.backend()):
@@ -148,15 +151,15 @@ class Running:
                 "the epoch begins again, and its first samples are seen twice"
             )
             done = 0
-            session.progress.move(batch=0)
+            run.begin(self._epoch)
         absent = self._others.restore(loaded["callbacks"])
         if absent:
-            session.display.note(f"callbacks that the checkpoint has and this script has not: {', '.join(absent)}")
+            run.note(f"callbacks that the checkpoint has and this script has not: {', '.join(absent)}")
         over = loaded["stopped"] or self._epoch >= self._epochs
         fitting.start_at(self.model, max(self._epoch, self._epochs) if over else self._epoch)
         self.model.stop_training = loaded["stopped"]
         if over:
-            session.display.note(f"{self._epoch} epochs are done: nothing is left to train")
+            run.note(f"{self._epoch} epochs are done: nothing is left to train")
         elif self._data is not None and loaded["data"] is not None and loaded["batch"] == done:
             for note in self._data.resume(loaded["data"], done):
                 self._warn(note)
@@ -164,13 +167,13 @@ class Running:
             self._batch, self._logs, self._ended = done, loaded["logs"], False
             self._again = [(one, np.array(host(one))) for item in self._variables() for one in item.live().values()]
         else:
-            session.arrived()
+            run.arrived()
 
     def _variables(self) -> list[VariablesItem]:
         return [item for item in self._items if isinstance(item, VariablesItem)]
 
     def _warn(self, text: str) -> None:
-        self._session.display.warn(text)
+        self._run.warn(text)
         warnings.warn(text, MilepostWarning, stacklevel=2)
 
     def epoch_begins(self, epoch: int) -> None:
@@ -192,7 +195,7 @@ class Running:
         model.train_function = (lambda state, data: (dict(logs), state)) if jax else (lambda data: dict(logs))
 
     def _arrive(self) -> None:
-        model, loaded, session = synced(self.model), self._fit.loaded, self._session
+        model, loaded, run = synced(self.model), self._fit.loaded, self._run
         assert loaded is not None
         model.train_function, self._train_function = self._train_function, None
         for variable, value in self._again:
@@ -201,9 +204,9 @@ class Running:
         fitting.renew(model)
         self._others.restore(loaded["callbacks"])
         left = self._data.left_alone if self._data is not None else ()
-        drawn = {name: state for name, state in session.rng.capture().items() if name in left}
-        session.arrived()
-        session.rng.restore(drawn)
+        drawn = {name: state for name, state in run.rng.capture().items() if name in left}
+        run.arrived()
+        run.rng.restore(drawn)
 
     # -- what happens ------------------------------------------------------------------------------------------------------------
 
@@ -213,23 +216,29 @@ class Running:
             self._arrive()
             return
         done = batch + 1
-        session = self._session
         # The last of several batches in one execution may not exist.
         most = self._fit_epochs.num_batches or done
         steps = min(done, most) - min(self._batch, most)
         self._batch, self._logs, self._ended = done, logs, False
-        session.progress.move(batch=min(done, most))
-        session.step(self._metrics(logs), session.progress.step + max(steps, 1))
+        self._run.steps_done(max(steps, 1), min(done, most), self._metrics(logs))
+
+    def _batches_done(self) -> None:
+        """Keras has found that the epoch has no more batches. After a restart it will not look for more."""
+        if not self.model.stop_training:
+            self._is_over = True
+            self._run.batches_done()
+            self._is_over = False
+
+    def validating(self) -> None:
+        """Validation is under way."""
+        self._run.validating()
 
     def epoch_ends(self, epoch: int, logs: Mapping[str, Any]) -> None:
         """An epoch is done, validation and all."""
         self._epoch, self._batch, self._ended, self._logs = epoch + 1, 0, True, {}
-        session = self._session
-        session.end_epoch(self._metrics(logs))
-        if self._epoch >= self._epochs or self.model.stop_training:
-            # What fit does after its last epoch (averaged or best weights) is no state to train on from.
-            session.want_save()
-        session.boundary(None, between=True)
+        # What fit does after its last epoch (averaged or best weights) is no state to train on from.
+        last = self._epoch >= self._epochs or self.model.stop_training
+        self._run.epoch_done(self._metrics(logs), save=last)
 
     def _metrics(self, logs: Mapping[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in logs.items() if name not in ITEMS and is_scalar(value)}
@@ -245,7 +254,7 @@ class Running:
 
     def capture(self) -> dict[str, Any]:
         """See `FitItem`."""
-        data = self._data.capture(within=not self._ended) if self._data is not None else None
+        data = self._data.capture(within=not self._ended, over=self._is_over) if self._data is not None else None
         return {**self.fit_state(), "data": data}
 
     def fit_state(self) -> dict[str, Any]:
@@ -279,6 +288,15 @@ class Last(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self._front.last_epoch_end(epoch, logs or {})
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        self._front.last_validates()
+
+    def on_test_batch_begin(self, batch: int, logs: Any = None) -> None:
+        self._front.last_validates()
+
+    def on_test_end(self, logs: Any = None) -> None:
+        self._front.last_validates()
 
     def on_train_end(self, logs: Any = None) -> None:
         self._front.last_train_end()

@@ -245,13 +245,17 @@ class Session:
         self._accumulating |= self.loops.since_step(loop)
         self.progress.move(batch=loop.handed)
         if not self.loops.open:
-            self.progress.move(phase=Phase.BATCHES_DONE)
-            data = self.loops.positions_now(loop)
-            if data is not None:
-                position = self.position()
-                self._loop_end = self.saver.mark(position, self._metrics_at(position), self._own_state(data))
+            self.mark_batches_done(loop)
         self._observe(loop.name)
         self.boundary(loop, between=True)
+
+    def mark_batches_done(self, loop: Loop | None = None) -> None:
+        """All batches of the epoch are done, and validation may follow; `loop` was the last of the run's own."""
+        self.progress.move(phase=Phase.BATCHES_DONE)
+        data = self.loops.positions_now(loop)
+        if data is not None:
+            position = self.position()
+            self._loop_end = self.saver.mark(position, self._metrics_at(position), self._own_state(data))
 
     def loop_left(self, loop: Loop) -> None:
         """The iterator of `loop` is gone, maybe before it had no more batches."""
