@@ -122,7 +122,8 @@ class Checkpointer:
             requeue, time_limit = "never", None  # the job, and its time, are those of whoever watches
             node = None  # a run that is watched is thrown away: nothing of it is left on the node
         self._items: dict[str, Item] = {name: make_item(name, one) for name, one in given.items()}
-        Capturer().items(self._items.values(), ())  # what cannot be stored is said now, not at the first save
+        # What cannot be stored is said now, not at the first save; a mere description of what will be there has time.
+        Capturer().items([item for item in self._items.values() if not getattr(item, "abstract", False)], ())
         self._storage = LocalStorage(directory)
         self._keep = keep or Keep()
         self._every = every

@@ -9,6 +9,7 @@ objects of a framework is asked of its module, which is loaded when such an obje
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Collection, Mapping
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -72,8 +73,14 @@ FRAMEWORKS = {
     "torch": "milepost.torch.items",
     "keras": "milepost.keras.items",
     "tensorflow": "milepost.tensorflow.items",
+    "jax": "milepost.jax.items",
+    "flax": "milepost.jax.items",
+    "equinox": "milepost.jax.items",
 }
 """Top-level module of an object's class or of a base of it -> module with `make_item`."""
+
+PYTREES = {"jax": "milepost.jax.items"}
+"""A framework whose values are of any class, once it is loaded -> module whose `make_value` knows them."""
 
 
 def make_item(name: str, value: Any) -> Item:
@@ -98,6 +105,11 @@ def make_item(name: str, value: Any) -> Item:
                 f"{type(value).__name__} has state_dict but no load_state_dict", where=name, hint="give it both"
             )
         return StatefulItem(name, value)
+    for framework, module in PYTREES.items():
+        if framework in sys.modules:
+            special = cast("ItemMaker", importlib.import_module(module).make_value)(name, value)
+            if special is not None:
+                return special
     return ValueItem(name, value)
 
 
@@ -157,6 +169,10 @@ class ValueItem:
 
     def __init__(self, name: str, value: Any) -> None:
         self.name, self.object = name, value
+
+    def hand_over(self, value: Any) -> None:
+        """The script has a new value in place of the last."""
+        self.object = value
 
     def capture(self) -> Any:
         return self.object
