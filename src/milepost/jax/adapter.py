@@ -16,7 +16,10 @@ from milepost.core.manifest import Tensor
 from milepost.errors import FormatError, NotStorableError
 from milepost.jax import arrays
 
-DONATED = "was donated to a jitted function after it was handed over: hand over what that function returned, as in run.step(params=params)"
+DONATED = (
+    "was donated to a jitted function after it was handed over: "
+    "hand over what the function returned, run.step(params=params)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +81,16 @@ class JaxAdapter:
         return not value.is_deleted()
 
     def copy(self, value: Any, out: memoryview) -> None:
-        """As `TensorAdapter.copy`. Where the elements are in host memory they are read where they lie: as long as that lasts, XLA does
-        not give the memory away."""
+        """As `TensorAdapter.copy`. Elements in host memory are read where they lie; as long as that lasts, XLA does not give
+        the memory away."""
         try:
             value = arrays.raw(value)
             dtype = dtypes.dtype(np.dtype(value.dtype).name).numpy
             assert dtype is not None
             target = np.frombuffer(out, np.uint8).view(dtype).reshape(value.shape)
             for index, data in arrays.owned(value):
-                np.copyto(_bytes(target[(*index, ...)]), _bytes(np.asarray(data)))
+                place: tuple[Any, ...] = (*index, ...)
+                np.copyto(_bytes(target[place]), _bytes(np.asarray(data)))
         except RuntimeError as error:
             if value.is_deleted():
                 raise GoneError(DONATED) from error

@@ -30,9 +30,12 @@ def make_item(name: str, value: Any) -> Item | None:
 
 def make_value(name: str, value: Any) -> Item | None:
     """The item for a value of any class in which JAX finds arrays; None for others."""
-    if type(value) in (dict, list, tuple) and not any(map(pytrees.is_array, jax.tree.leaves(value))):
+    try:
+        leaves = jax.tree.leaves(value)
+    except (ValueError, TypeError, RecursionError, SystemError):  # keys that cannot be sorted, a list within itself
         return None
-    return make_item(name, value)
+    plain = type(value) in (dict, list, tuple) and not any(map(pytrees.is_array, leaves))
+    return None if plain else make_item(name, value)
 
 
 class _Shape(NamedTuple):
@@ -84,8 +87,8 @@ class PytreeItem(ValueItem):
         return structure, found
 
     def aim(self, target: Any = None, sharding: Any = None) -> None:
-        """What the next restore is to give: like `target` (the object that there is, by default), each array as `sharding` says, which
-        is one for all or a tree of them as far as they differ."""
+        """What the next restore is to give: like `target` (by default what there is), each array where `sharding` says: one
+        for all, or a tree of them as far down as they differ."""
         base = self.object if target is None else target
         self._target = base if sharding is None else with_sharding(base, sharding, self.name)
 
