@@ -140,6 +140,9 @@ def test_64_bits_are_never_cut_in_half(tmp_path: Path) -> None:
         trees.again(tmp_path / "run", value, value)
     with pytest.raises(MismatchError, match="jax_enable_x64"):
         trees.again(tmp_path / "run", {"w": np.ones(2)}, {"w": np.ones(2)})
+    with pytest.raises(MismatchError, match="jax_enable_x64"):
+        trees.again(tmp_path / "numpy", {"w": np.ones(2)}, {"w": jax.ShapeDtypeStruct((2,), "float64")})
+    trees.assert_same(trees.again(tmp_path / "host", {"w": np.ones(2)}, {"w": np.zeros(2)}), {"w": np.ones(2)})
 
 
 def test_a_run_that_begins_has_to_make_what_was_only_described(tmp_path: Path) -> None:

@@ -145,7 +145,8 @@ def mismatches(name: str, live: Any, saved: Loaded) -> list[Mismatch]:
     return rows + [
         Mismatch(path, there[path].strip(), "only 32 bits: jax_enable_x64 is off")
         for path, tensor in tensors.items()
-        if tensor.type == "jax" and (kind := dtypes.dtype(tensor.dtype).numpy) is not None and arrays.halved(kind)
+        if tensor.type == "jax" or isinstance(leaves.get(path), jax.ShapeDtypeStruct)
+        if (kind := dtypes.dtype(tensor.dtype).numpy) is not None and arrays.halved(kind)
     ]
 
 

@@ -229,6 +229,26 @@ def unknown_name(name: str, items: Mapping[str, Item]) -> UnknownItemError:
     )
 
 
+def aim(items: Mapping[str, Item], target: Mapping[str, Any], sharding: Mapping[str, Any]) -> None:
+    """Tell items what the next restore is to give: see `Checkpointer.restore`.
+
+    Raises:
+        UnknownItemError: a name that is no item.
+        ScriptError: an item whose object is changed in place, or whose arrays lie where they are.
+    """
+    wanted = {"target": target, "sharding": sharding}
+    for name in {**wanted["target"], **wanted["sharding"]}:
+        if name not in items:
+            raise unknown_name(name, items)
+        item_aim = getattr(items[name], "aim", None)
+        if item_aim is None:
+            kind = type(items[name].object).__name__
+            raise ScriptError(
+                f"{name!r} ({kind}) is restored as it is", where="run.restore", hint="name values of JAX there alone"
+            )
+        item_aim(**{option: given[name] for option, given in wanted.items() if name in given})
+
+
 def check_handed(values: Mapping[str, Any], items: Mapping[str, Item]) -> None:
     """What ``run.step`` is given: values that replace those of items, and metrics under other names.
 
