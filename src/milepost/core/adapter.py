@@ -56,6 +56,9 @@ class TensorAdapter(Protocol):
     def copy(self, value: Any, out: memoryview) -> None:
         """Copy the elements in C order into `out`, ``info.nbytes`` long, and return when they are there. Raises `GoneError`."""
 
+    def copy_part(self, value: Any, start: int, out: memoryview) -> bool:
+        """Copy the bytes from `start` on, as many as `out` has room for; False where that takes as much memory as the whole."""
+
     def empty(self, tensor: Tensor) -> tuple[Any, memoryview] | None:
         """A new tensor as `build` makes it, and the bytes of its elements, still to be written; None where those are not host
         memory in C order."""

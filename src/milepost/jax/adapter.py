@@ -44,7 +44,7 @@ class JaxAdapter:
             return self._describe(value)
         if value.is_deleted():
             raise NotStorableError(f"this array {DONATED}")
-        known = value.dtype, value.shape, value.weak_type, value.sharding
+        known = value.aval, value.sharding
         info = self._known.get(known)
         if info is None:
             info = self._known[known] = self._describe(value)
@@ -95,6 +95,16 @@ class JaxAdapter:
             if value.is_deleted():
                 raise GoneError(DONATED) from error
             raise
+
+    def copy_part(self, value: Any, start: int, out: memoryview) -> bool:
+        """Copy the bytes from `start` on, as many as `out` has room for; False if only the whole can be copied."""
+        if arrays.is_key(value) or value.is_deleted() or not arrays.on_one_device(value):
+            return False
+        content = np.asarray(value)
+        if not content.flags.c_contiguous:
+            return False
+        out[:] = _bytes(content).reshape(-1)[start : start + len(out)].data
+        return True
 
     def view(self, data: memoryview, tensor: Tensor) -> Saved:
         """The array in `data`, without a copy: to be read, and only while `data` is valid."""

@@ -47,9 +47,14 @@ def raw_aval(value: Any) -> jax.ShapeDtypeStruct:
     return abstract
 
 
+def on_one_device(value: jax.Array) -> bool:
+    """Whether all of `value` is on a single device."""
+    return isinstance(value.sharding, SingleDeviceSharding)
+
+
 def owned(value: jax.Array) -> Iterator[tuple[tuple[slice, ...], jax.Array]]:
     """The shards of `value` that this process is the one to save, each element once: where they belong, and they themselves."""
-    if isinstance(value.sharding, SingleDeviceSharding):
+    if on_one_device(value):
         yield (), value
         return
     for shard in value.addressable_shards:

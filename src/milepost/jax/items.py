@@ -78,7 +78,7 @@ class PytreeItem(ValueItem):
     def flat(self) -> tuple[Any, dict[str, Any]]:
         """What `tree.flatten` gives for `capture`; quick where only arrays are in it and nothing else changed."""
         leaves, treedef = jax.tree.flatten(self.object)
-        only_arrays = all(map(is_tensor, leaves))
+        only_arrays = all(map(is_tensor, {type(leaf): leaf for leaf in leaves}.values()))
         shape = self._shape
         if shape is not None and only_arrays and shape.treedef == treedef:
             return shape.structure, dict(zip(shape.paths, leaves, strict=True))

@@ -162,7 +162,7 @@ class Stream:
             ctypes.memmove(target, info.address + start, len(out))
         elif start == 0 and len(out) == info.nbytes:
             _copied(leaf, out)
-        else:
+        elif not leaf.adapter.copy_part(leaf.value, start, out):
             whole = bytearray(info.nbytes)  # one tensor that is not in C order, across the edge of a block
             _copied(leaf, memoryview(whole))
             out[:] = memoryview(whole)[start : start + len(out)]

@@ -66,5 +66,6 @@ class Capturer:
         except NotStorableError as error:
             raise NotStorableError(error.message, where=path, hint=error.hint) from None
         trained = item is not None and info.dtype.floating and item.trained(value)
-        self._known[path] = (weakref.ref(value), adapter, info, trained)
+        if not info.immutable:  # those are other objects each time
+            self._known[path] = (weakref.ref(value), adapter, info, trained)
         return Leaf(path, value, adapter, info, trained, info.address in owned or (held and info.immutable))
