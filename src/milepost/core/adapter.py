@@ -21,6 +21,8 @@ class LeafInfo(NamedTuple):
     `strides` (in elements) only where it is not C-contiguous. `memory` is equal for two tensors that are the same
     bytes seen the same
     way (tied weights); None where that cannot be. `address` is where its bytes begin, if they are in host memory in C order.
+    `variant` is what its framework needs beside dtype and shape to make it anew, in words of its own. An `immutable` one
+    never changes while somebody holds it; at most it is gone (`GoneError`).
     """
 
     type: str
@@ -31,6 +33,12 @@ class LeafInfo(NamedTuple):
     device: str | None = None
     memory: Hashable | None = None
     address: int | None = None
+    variant: str | None = None
+    immutable: bool = False
+
+
+class GoneError(Exception):
+    """A tensor that was held has no memory any more: its framework gave it away. The text says how that comes about."""
 
 
 class TensorAdapter(Protocol):
@@ -46,7 +54,10 @@ class TensorAdapter(Protocol):
         """Whether `info`, which `describe` gave for this very object before, still describes it."""
 
     def copy(self, value: Any, out: memoryview) -> None:
-        """Copy the elements in C order into `out`, ``info.nbytes`` long, and return when they are there."""
+        """Copy the elements in C order into `out`, ``info.nbytes`` long, and return when they are there. Raises `GoneError`."""
+
+    def copy_part(self, value: Any, start: int, out: memoryview) -> bool:
+        """Copy the bytes from `start` on, as many as `out` has room for; False where that takes as much memory as the whole."""
 
     def empty(self, tensor: Tensor) -> tuple[Any, memoryview] | None:
         """A new tensor as `build` makes it, and the bytes of its elements, still to be written; None where those are not host
@@ -60,6 +71,7 @@ ADAPTERS = {
     "numpy": "milepost.core.arrays",
     "ml_dtypes": "milepost.core.arrays",
     "torch": "milepost.torch.adapter",
+    "jax": "milepost.jax.adapter",
 }
 """Top-level module of a framework -> module whose `ADAPTER` knows its tensors."""
 

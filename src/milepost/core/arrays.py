@@ -43,6 +43,9 @@ class NumpyAdapter:
         target = np.frombuffer(out, value.dtype.newbyteorder("=")).reshape(value.shape)
         np.copyto(target, value, casting="equiv")
 
+    def copy_part(self, value: np.ndarray[Any, Any], start: int, out: memoryview) -> bool:
+        return False  # those that lie in C order have an address
+
     def empty(self, tensor: Tensor) -> tuple[np.ndarray[Any, Any], memoryview] | None:
         kind = dtypes.dtype(tensor.dtype).numpy
         if kind is None or tensor.strides is not None:

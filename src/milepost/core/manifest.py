@@ -46,7 +46,8 @@ class Tensor(msgspec.Struct, omit_defaults=True, frozen=True):
     """One tensor.
 
     `strides` (in elements) are kept where the live tensor was not C-contiguous; the file always holds C order. `same_as` names the
-    tensor of the same item that this one was tied to (then `shards` is empty). `type` is the framework whose tensor it was.
+    tensor of the same item that this one was tied to (then `shards` is empty). `type` is the framework whose tensor it was,
+    `variant` what that needs beside dtype and shape to make it anew (JAX: ``weak``, or ``key<threefry2x32>`` for typed keys).
     `trained` marks parameters and optimizer state, whose finiteness decides whether the checkpoint is good.
     """
 
@@ -58,6 +59,7 @@ class Tensor(msgspec.Struct, omit_defaults=True, frozen=True):
     type: str = "numpy"
     device: str | None = None
     trained: bool = False
+    variant: str | None = None
 
 
 class File(msgspec.Struct, omit_defaults=True, frozen=True):

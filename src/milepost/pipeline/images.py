@@ -7,10 +7,10 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from milepost.core.adapter import LeafInfo, TensorAdapter
+from milepost.core.adapter import GoneError, LeafInfo, TensorAdapter
 from milepost.core.boxes import Box
 from milepost.core.layout import Layout, overlaps
-from milepost.folder.snapshot import IO_BLOCK, Piece
+from milepost.folder.snapshot import IO_BLOCK, Piece, TornSnapshot
 from milepost.storage.base import BLOCK
 from milepost.storage.pages import Pages
 
@@ -100,7 +100,7 @@ class Image:
         if info.address is not None:
             ctypes.memmove(self.memory.address + offset, info.address, info.nbytes)
         elif info.nbytes:
-            leaf.adapter.copy(leaf.value, self.memory.view[offset : offset + info.nbytes])
+            _copied(leaf, self.memory.view[offset : offset + info.nbytes])
         leaf.value = None  # what was copied may be freed
 
     def _advance(self, final: int) -> None:
@@ -162,8 +162,15 @@ class Stream:
             target = ctypes.addressof(ctypes.c_char.from_buffer(out))
             ctypes.memmove(target, info.address + start, len(out))
         elif start == 0 and len(out) == info.nbytes:
-            leaf.adapter.copy(leaf.value, out)
-        else:
+            _copied(leaf, out)
+        elif not leaf.adapter.copy_part(leaf.value, start, out):
             whole = bytearray(info.nbytes)  # one tensor that is not in C order, across the edge of a block
-            leaf.adapter.copy(leaf.value, memoryview(whole))
+            _copied(leaf, memoryview(whole))
             out[:] = memoryview(whole)[start : start + len(out)]
+
+
+def _copied(leaf: Leaf, out: memoryview) -> None:
+    try:
+        leaf.adapter.copy(leaf.value, out)
+    except GoneError as gone:
+        raise TornSnapshot(f"{leaf.path} {gone}") from None

@@ -87,7 +87,7 @@ class Staged:
             for image in self._images:
                 image.stage()
             if not self._intact():
-                raise TornSnapshot("the state changed while it was copied")
+                raise TornSnapshot("weights changed outside an optimizer step while they were copied")
         except BaseException as problem:  # noqa: BLE001 - handed to whoever waits for the copy
             self._problem = problem
             for image in self._images:
@@ -188,7 +188,7 @@ class Stager:
             return known
         ties = _ties(leaves)
         signature: tuple[object, ...] = tuple(
-            (leaf.path, leaf.info.dtype.name, leaf.info.shape, leaf.info.strides, leaf.info.device, leaf.trained)
+            (leaf.path, leaf.trained, *leaf.info[:3], leaf.info.strides, leaf.info.device, leaf.info.variant)
             for leaf in leaves
         )
         signature += tuple(ties.items())
@@ -212,6 +212,7 @@ class Stager:
                 type=leaf.info.type,
                 device=leaf.info.device,
                 trained=leaf.trained,
+                variant=leaf.info.variant,
             )
             for leaf in leaves
         }

@@ -91,6 +91,9 @@ class TorchAdapter:
         target = torch.frombuffer(out, dtype=torch.uint8).view(value.dtype).view(value.shape)
         target.copy_(value.detach())
 
+    def copy_part(self, value: torch.Tensor, start: int, out: memoryview) -> bool:
+        return False  # those that lie in C order have an address
+
     def view(self, data: memoryview, tensor: Tensor) -> torch.Tensor:
         """A tensor over `data` (bytes in C order), without a copy: to be read, and only while `data` is valid."""
         dtype = BY_NAME[tensor.dtype]

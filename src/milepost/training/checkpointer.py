@@ -16,7 +16,7 @@ from milepost.training import iterate, opening, options, provenance, watching
 from milepost.training.capture import Capturer
 from milepost.training.display import Display
 from milepost.training.ending import Ending
-from milepost.training.items import Item, check_handed, make_item, unknown_name
+from milepost.training.items import Item, aim, check_handed, make_item, unknown_name
 from milepost.training.metrics import is_scalar
 from milepost.training.policy import Policy, start
 from milepost.training.progress import Progress
@@ -122,7 +122,8 @@ class Checkpointer:
             requeue, time_limit = "never", None  # the job, and its time, are those of whoever watches
             node = None  # a run that is watched is thrown away: nothing of it is left on the node
         self._items: dict[str, Item] = {name: make_item(name, one) for name, one in given.items()}
-        Capturer().items(self._items.values(), ())  # what cannot be stored is said now, not at the first save
+        # What cannot be stored is said now, not at the first save; a mere description of what will be there has time.
+        Capturer().items([item for item in self._items.values() if not getattr(item, "abstract", False)], ())
         self._storage = LocalStorage(directory)
         self._keep = keep or Keep()
         self._every = every
@@ -203,7 +204,6 @@ class Checkpointer:
         return self._now
 
     # -- where the run is -------------------------------------------------------------------------------------------------
-
     @property
     def directory(self) -> str:
         """The run directory."""
@@ -243,7 +243,6 @@ class Checkpointer:
         return item.object
 
     # -- loops ----------------------------------------------------------------------------------------------------------------
-
     def epochs(self, count: int) -> Iterator[int]:
         """The numbers of the epochs that are left to do, up to `count`; the first may be one that was begun before."""
         return iterate.epochs(self._session, options.count("run.epochs(count)", count))
@@ -306,7 +305,6 @@ class Checkpointer:
             self._session.boundary(None, between=True)
 
     # -- saving and restoring by hand -------------------------------------------------------------------------------------------
-
     def save(self) -> Pending | None:
         """Save now, whatever the policy; best as the last statement of a step. None if skipped (``on_busy="skip"``), or put off to
         the next boundary: after an optimizer step that ``run.step`` does not know, or one that a restart would make twice."""
@@ -321,13 +319,21 @@ class Checkpointer:
         """
         self._session.saver.wait()
 
-    def restore(self, which: str = "latest") -> None:
+    def restore(
+        self,
+        which: str = "latest",
+        *,
+        target: Mapping[str, Any] | None = None,
+        sharding: Mapping[str, Any] | None = None,
+    ) -> None:
         """Go back to a checkpoint: put it into the live objects and open a new attempt that continues it.
 
         Leave the loops that are under way first; the next ones begin where that checkpoint was.
 
         Args:
             which: "latest", "best", "step=1200", a tag, or a checkpoint of another run, "runs/old@best".
+            target: by item, a pytree of JAX like which the value comes back, of arrays or `jax.ShapeDtypeStruct`.
+            sharding: by item, where its arrays go: one `jax.sharding.Sharding`, or a tree of them.
 
         Raises:
             NotFoundError: there is no such checkpoint.
@@ -335,10 +341,13 @@ class Checkpointer:
         """
         options.which("run.restore(which=)", which)
         session = self._session
+        target = options.mapping("target=", target, "{'params': abstract}")
+        sharding = options.mapping("sharding=", sharding, "{'params': sharding}")
         if self._watcher is not None:
             self._watcher.goes_back(session)
         session.saver.wait()
         opening.find(session.opened.run, which)  # if there is nothing to go back to, the run goes on as it is
+        aim(self._items, target, sharding)
         session.saver.close()
         session.loops.close()
         session.end("restored")

@@ -9,6 +9,7 @@ objects of a framework is asked of its module, which is loaded when such an obje
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Collection, Mapping
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -72,8 +73,14 @@ FRAMEWORKS = {
     "torch": "milepost.torch.items",
     "keras": "milepost.keras.items",
     "tensorflow": "milepost.tensorflow.items",
+    "jax": "milepost.jax.items",
+    "flax": "milepost.jax.items",
+    "equinox": "milepost.jax.items",
 }
 """Top-level module of an object's class or of a base of it -> module with `make_item`."""
+
+PYTREES = {"jax": "milepost.jax.items"}
+"""A framework whose values are of any class, once it is loaded -> module whose `make_value` knows them."""
 
 
 def make_item(name: str, value: Any) -> Item:
@@ -98,6 +105,11 @@ def make_item(name: str, value: Any) -> Item:
                 f"{type(value).__name__} has state_dict but no load_state_dict", where=name, hint="give it both"
             )
         return StatefulItem(name, value)
+    for framework, module in PYTREES.items():
+        if framework in sys.modules:
+            special = cast("ItemMaker", importlib.import_module(module).make_value)(name, value)
+            if special is not None:
+                return special
     return ValueItem(name, value)
 
 
@@ -158,6 +170,10 @@ class ValueItem:
     def __init__(self, name: str, value: Any) -> None:
         self.name, self.object = name, value
 
+    def hand_over(self, value: Any) -> None:
+        """The script has a new value in place of the last."""
+        self.object = value
+
     def capture(self) -> Any:
         return self.object
 
@@ -211,6 +227,26 @@ def unknown_name(name: str, items: Mapping[str, Item]) -> UnknownItemError:
         if near
         else f"name it when the run is opened: Checkpointer(..., {name}={name})",
     )
+
+
+def aim(items: Mapping[str, Item], target: Mapping[str, Any], sharding: Mapping[str, Any]) -> None:
+    """Tell items what the next restore is to give: see `Checkpointer.restore`.
+
+    Raises:
+        UnknownItemError: a name that is no item.
+        ScriptError: an item whose object is changed in place, or whose arrays lie where they are.
+    """
+    wanted = {"target": target, "sharding": sharding}
+    for name in {**wanted["target"], **wanted["sharding"]}:
+        if name not in items:
+            raise unknown_name(name, items)
+        item_aim = getattr(items[name], "aim", None)
+        if item_aim is None:
+            kind = type(items[name].object).__name__
+            raise ScriptError(
+                f"{name!r} ({kind}) is restored as it is", where="run.restore", hint="name values of JAX there alone"
+            )
+        item_aim(**{option: given[name] for option, given in wanted.items() if name in given})
 
 
 def check_handed(values: Mapping[str, Any], items: Mapping[str, Item]) -> None:

@@ -97,6 +97,8 @@ class Saver:
         self._staged: Staged | None = None
         self._guard = make_guard(list(items.values()), self._wait_staged)
         self._overlap = options["stage"] == "overlap" and self._guard is not None
+        self._hold = options["stage"] == "overlap"
+        """Whether tensors that cannot change are copied while training goes on."""
         self._steps_seen = 0
         self._prepared = False
         self._undecided: list[Pending] = []
@@ -252,7 +254,7 @@ class Saver:
     def _capture(
         self, position: Position, metrics: Mapping[str, float], own: Mapping[str, Any], owned: Collection[int]
     ) -> Captured:
-        structures, leaves = self._capturer.items(self._items.values(), owned)
+        structures, leaves = self._capturer.items(self._items.values(), owned, hold=self._hold)
         structures[RESERVED], own_leaves = self._capturer.own(dict(own))
         if own_leaves:
             leaves[RESERVED] = own_leaves
@@ -260,12 +262,10 @@ class Saver:
 
     def _collect_torn(self) -> None:
         """A snapshot that was torn is taken again: the same promise, by copy this time."""
-        if self._undecided and isinstance(self._undecided[-1].problem, TornSnapshot):
+        if self._undecided and isinstance(torn := self._undecided[-1].problem, TornSnapshot):
             self._torn = self._undecided.pop().again()
-            self._note(
-                "weights changed outside an optimizer step while they were copied: that snapshot is taken again by copy"
-            )
-            self._overlap = False
+            self._note(f"{torn}; that snapshot is taken again by copy")
+            self._overlap = self._hold = False
 
     def _wait_staged(self) -> None:
         staged = self._staged

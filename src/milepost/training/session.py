@@ -160,7 +160,7 @@ class Session:
         for name, value in values.items():
             item = self.items.get(name)
             if isinstance(item, ValueItem):
-                item.object = value
+                item.hand_over(value)
                 self._stale.discard(name)
         self.metrics.update({name: value for name, value in values.items() if name not in self.items})
         self.best.came(values.keys() - self.items.keys())

@@ -1,0 +1,1 @@
+"""JAX: pytrees of arrays, Flax, Optax, Equinox, the position of Grain's loaders."""
