@@ -25,6 +25,7 @@ def test_the_exported_names() -> None:
         "Stats",
         "Stopped",
         "TensorSource",
+        "TransferReport",
         "__version__",
         "audit",
         "diff",
@@ -32,6 +33,7 @@ def test_the_exported_names() -> None:
         "export",
         "open",
         "stats",
+        "transfer",
     ]
     for name in milepost.__all__:
         assert getattr(milepost, name) is not None

@@ -72,7 +72,7 @@ def test_what_is_written_comes_back() -> None:
 def test_it_is_plain_json_that_begins_with_its_summary() -> None:
     data = encode(manifest())
     assert list(json.loads(data)) == ["summary", "items", "tensors", "files", "written_by", "digest"]
-    assert data.startswith(b'{"summary": {"format":"1.0"')
+    assert data.startswith(b'{"summary": {"format":"1.1"')
     assert data.endswith(b'"}\n')
     assert b'\n  "model/w": {' in data, "one line for each tensor"
 

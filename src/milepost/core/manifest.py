@@ -23,7 +23,8 @@ from milepost.core.contradictions import refuse_contradictions
 from milepost.core.readjson import Unreadable, read_json
 from milepost.errors import DamagedError, FormatError
 
-FORMAT = "1.0"
+FORMAT = "1.1"
+"""1.1 has `Tensor.variant`, and writes boxes."""
 SUMMARY_BYTES = 4096
 LONGEST_REASON = 400
 """Characters of `Summary.why_not_good`: names of tensors have any length, and the summary has not."""
