@@ -149,7 +149,11 @@ class Cluster:
         install()
         # One at a time on a machine: Slurm's control groups go by the names of the nodes.
         self._lock = LOCK.open("a+")
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("waiting for another Slurm of these tests to end", file=sys.stderr, flush=True)
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
         self._lock.seek(0)
         for left in {self.folder, Path(self._lock.read() or self.folder)}:  # by one that was killed
             Cluster(left).stop()
