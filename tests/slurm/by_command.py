@@ -134,7 +134,8 @@ def examined_disks(cluster: Cluster, place: Path) -> Outcome:
         doctor=f"{python} -m milepost doctor", train=f'{python} -c "{train}"; {python} -m milepost verify small/run'
     )
     # In mounts of its own, which end with it.
-    done = subprocess.run(["unshare", "--mount", "bash", "-c", script], cwd=place, capture_output=True, text=True)
+    words = ["unshare", "--mount", "bash", "-c", script]
+    done = subprocess.run(words, cwd=place, env=cluster.environment, capture_output=True, text=True)
     found = {path.stem: findings(path.read_text()) for path in place.glob("*.json")}
     assert found["memory"]["run directory"][0] == "wrong"
     assert found["small"]["room"] == ("wrong", f"not even for 67 MB: No space left on device ({place}/small)")
