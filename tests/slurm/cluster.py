@@ -340,6 +340,11 @@ def waiting(seconds: float, pause: float = 0.1, *, stoppable: bool = True) -> It
 
 
 if __name__ == "__main__":
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # also where a shell that started it in the background has them ignored
+        signal.signal(number, signal.default_int_handler)
     with Cluster(Path(sys.argv[1]).absolute()) as started:
         print(f"export SLURM_CONF={started.environment['SLURM_CONF']}", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
