@@ -16,8 +16,8 @@ FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Ran(NamedTuple):
-    """How a notebook ended: with 0, with the code of a cell that ended by `SystemExit` (75: stopped with all saved), or with 1 after
-    any other exception, which `problem` tells."""
+    """How a notebook ended: with 0, with the code of a cell that ended by `SystemExit` (75: stopped with all saved), or with 1
+    after any other exception, which `problem` tells."""
 
     code: int
     problem: str = ""
