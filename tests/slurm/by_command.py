@@ -108,6 +108,50 @@ def examined_late(cluster: Cluster, place: Path) -> Outcome:
     return run.check(attempts=1)
 
 
+DISKS = """
+mkdir memory small upper work lower overlay fixed
+mount -t tmpfs -o size=200m none memory
+mount -t tmpfs -o size=40m none small
+mount -t tmpfs none upper; mkdir upper/upper upper/work
+mount -t overlay -o lowerdir=lower,upperdir=upper/upper,workdir=upper/work none overlay
+mount --bind fixed fixed; mount -o remount,bind,ro fixed
+for disk in memory small overlay fixed; do
+    {doctor} $disk/run --json > $disk.json
+done
+{train}
+"""
+
+
+def examined_disks(cluster: Cluster, place: Path) -> Outcome:
+    """``milepost doctor`` on real file systems of several kinds; and a run on one that gets full keeps what it has."""
+    python = f"env PYTHONPATH={SOURCES} {sys.executable}"
+    train = (
+        "import numpy as np, milepost\n"
+        "with milepost.Checkpointer('small/run', w=np.zeros(1 << 20), keep=milepost.Keep(last=None)) as run:\n"
+        "    for _ in run.steps(9): run.step(w=run['w'] + 1); run.save()"
+    )
+    script = DISKS.format(
+        doctor=f"{python} -m milepost doctor", train=f'{python} -c "{train}"; {python} -m milepost verify small/run'
+    )
+    # In mounts of its own, which end with it.
+    words = ["unshare", "--mount", "bash", "-c", script]
+    done = subprocess.run(words, cwd=place, env=cluster.environment, capture_output=True, text=True)
+    found = {path.stem: findings(path.read_text()) for path in place.glob("*.json")}
+    assert found["memory"]["run directory"][0] == "wrong"
+    assert found["small"]["room"] == ("wrong", f"not even for 67 MB: No space left on device ({place}/small)")
+    assert f"cannot be written: Read-only file system ({place}/fixed)" in (place / "fixed.json").read_text()
+    assert found["overlay"]["run directory"] == (
+        "risk", f"{place}/overlay/run is on {place}/overlay (overlay): this node's own disk, as it seems",
+    )  # fmt: skip
+    for disk in ("memory", "overlay"):
+        assert not {"hard links", "locks", "renaming", "clock"} & found[disk].keys()
+    assert "there may be no room for the next save" in done.stderr
+    assert "cannot save step 9: No space left on device" in done.stderr
+    assert done.returncode == 0, done.stderr
+    assert ", 0 damaged" in done.stdout
+    return Outcome(1, 0)
+
+
 def findings(text: str) -> dict[str, tuple[str, str]]:
     """What ``milepost doctor`` told: about what -> how bad, and what was found."""
     return {one["about"]: (one["level"], one["found"]) for one in json.loads(text)["findings"]}
@@ -190,5 +234,8 @@ SCENARIOS = {
     "generated": Scenario(generated, "a script that milepost slurm wrote, submitted and looked after"),
     "container": Scenario(contained, "in a container without scontrol: requeued from outside, twice"),
     "doctor": Scenario(examined, "milepost doctor in jobs of three kinds, and on the login node"),
+    "doctor-disks": Scenario(
+        examined_disks, "milepost doctor on disks in memory, too small, layered, and write-protected"
+    ),
     "doctor-late": Scenario(examined_late, "milepost doctor when the time of the job is over", False),
 }

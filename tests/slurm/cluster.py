@@ -149,7 +149,11 @@ class Cluster:
         install()
         # One at a time on a machine: Slurm's control groups go by the names of the nodes.
         self._lock = LOCK.open("a+")
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("waiting for another Slurm of these tests to end", file=sys.stderr, flush=True)
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
         self._lock.seek(0)
         for left in {self.folder, Path(self._lock.read() or self.folder)}:  # by one that was killed
             Cluster(left).stop()
@@ -336,6 +340,11 @@ def waiting(seconds: float, pause: float = 0.1, *, stoppable: bool = True) -> It
 
 
 if __name__ == "__main__":
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # also where a shell that started it in the background has them ignored
+        signal.signal(number, signal.default_int_handler)
     with Cluster(Path(sys.argv[1]).absolute()) as started:
         print(f"export SLURM_CONF={started.environment['SLURM_CONF']}", flush=True)
         with contextlib.suppress(KeyboardInterrupt):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -81,11 +82,13 @@ def test_what_a_file_system_lacks(
 
 
 def test_where_nothing_can_be_written(job: Play, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(folder: Path) -> Trial:
-        raise PermissionError(13, "Permission denied")
+    for problem, about in ((errno.EACCES, "run directory"), (errno.ENOSPC, "room"), (errno.EDQUOT, "room")):
 
-    monkeypatch.setattr(doctor, "trial", refuse)
-    assert bad(tmp_path)["run directory"][0] == "wrong"
+        def refuse(folder: Path, problem: int = problem) -> Trial:
+            raise OSError(problem, os.strerror(problem))
+
+        monkeypatch.setattr(doctor, "trial", refuse)
+        assert bad(tmp_path)[about][0] == "wrong"
 
 
 def test_a_limit_shorter_than_a_save(job: Play, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

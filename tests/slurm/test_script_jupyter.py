@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -96,3 +97,39 @@ def test_a_notebook_without_a_person(monkeypatch: pytest.MonkeyPatch) -> None:
     assert interactive()
     monkeypatch.setenv(UNATTENDED, "1")
     assert not interactive()
+
+
+def notebook(path: Path, *cells: str, kernel: str = "python3") -> Path:
+    document = {
+        "nbformat": 4, "nbformat_minor": 4,
+        "metadata": {"kernelspec": {"name": kernel, "display_name": kernel, "language": "python"}},
+        "cells": [
+            {"cell_type": "code", "metadata": {}, "source": cell, "outputs": [], "execution_count": None} for cell in cells
+        ],
+    }  # fmt: skip
+    path.write_text(json.dumps(document))
+    return path
+
+
+def test_a_cell_that_fails_is_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = notebook(tmp_path / "a.ipynb", "print('before')", "1 / 0", "print('never')")
+    assert main(["slurm", "notebook", str(path), "--json"]) == 1
+    out, err = capfd.readouterr()
+    assert json.loads(out)["problem"] == "ZeroDivisionError: division by zero"
+    assert "failed: ZeroDivisionError: division by zero; " in err
+    outputs = (tmp_path / "a.out.ipynb").read_text()
+    assert "before" in outputs
+    assert "never\n" not in outputs
+
+
+def test_what_is_no_notebook_and_a_kernel_that_is_none(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "text.ipynb").write_text("not json")
+    for path, told in (
+        (tmp_path / "text.ipynb", "that is no notebook"),
+        (tmp_path / "none.ipynb", "there is no such notebook"),
+        (notebook(tmp_path / "kernel.ipynb", "1", kernel="none-such"), "the kernel of the notebook is not here"),
+    ):
+        assert main(["slurm", "notebook", str(path)]) != 0
+        err = capfd.readouterr().err
+        assert told in err
+        assert "defect" not in err

@@ -27,6 +27,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("run")
     parser.add_argument("--epochs", type=int, default=10, help=f"of {BATCHES} steps each")
     parser.add_argument("--every", type=int, default=5)
+    parser.add_argument("--durable", action="store_true", help="never be more steps than that beyond what is durable")
     parser.add_argument("--pause", type=float, default=0.1, help="seconds that a step takes")
     parser.add_argument("--torch", action="store_true", help="train with PyTorch, whose import takes seconds")
     parser.add_argument("--ballast", type=int, default=0, help="further bytes of state, other ones at each step")
@@ -101,9 +102,8 @@ def main() -> None:
         os.write(log, f"{text}\n".encode())
 
     try:
-        with milepost.Checkpointer(
-            args.run, every=milepost.Every(steps=args.every), **training.items, **options
-        ) as run:
+        every = milepost.Every(steps=args.every, durable=args.durable)
+        with milepost.Checkpointer(args.run, every=every, **training.items, **options) as run:
             say(f"open {run.progress.attempt} {run.progress.step} {os.getpid()} {time.time()}")
             for _ in run.epochs(args.epochs):
                 for batch in run.batches(training.loader):

@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import numpy as np
@@ -6,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from milepost.errors import ScriptError
+from milepost.training.due import REMEMBERED
 from milepost.training.policy import (
-    COSTS_REMEMBERED,
     MOST_OVERHEAD,
     SHORTEST_SECONDS,
     Every,
@@ -282,7 +283,7 @@ def test_auto_learns_the_cost_from_a_first_save_and_forgets_outliers():
     due.cost(2.0)
     due.cost(600.0)  # a disk that hung
     assert next_due() == usual
-    for _ in range(COSTS_REMEMBERED):
+    for _ in range(REMEMBERED):
         due.cost(8.0)  # the state has grown
     assert next_due() == pytest.approx(Every.auto(mtbf="12h").interval(8.0), abs=0.5)
 
@@ -317,3 +318,105 @@ def test_times_are_read_with_their_units(text, seconds):
 def test_times_that_are_none_are_refused(wrong):
     with pytest.raises(ScriptError, match="mean time between failures"):
         Every.auto(mtbf=wrong)
+
+
+# -- saves that must be durable ----------------------------------------------------------------------------------------
+
+
+class Durable:
+    """A job in which a save is durable after so many steps, one at a time; training waits where it is held back."""
+
+    def __init__(self, every, takes):
+        self.due, self.progress = start(every), Progress()
+        self.takes, self.flying, self.left = itertools.cycle(takes), None, 0
+        self.safe = self.holds = self.furthest = 0
+        self.due.begin(self.progress)
+
+    def run(self, count):
+        while self.progress.step < count:
+            self.progress.move(self.progress.step + 1)
+            self.furthest = max(self.furthest, self.progress.step - self.safe)
+            self.left -= 1
+            if self.flying is not None and self.left <= 0:
+                self.durable()
+            if self.due.due(self.progress):
+                if self.flying is not None:  # one at a time
+                    self.durable()
+                self.due.saved(self.progress)
+                self.flying, self.left = self.progress.step, next(self.takes)
+            if self.due.holds(self.progress):
+                self.holds += 1
+                self.durable()
+        return self
+
+    def durable(self):
+        self.due.durable(self.flying, self.progress, max(0, self.left))
+        self.safe, self.flying = self.flying, None
+
+
+@given(steps=st.integers(1, 20), takes=st.lists(st.integers(1, 40), min_size=1, max_size=5))
+def test_training_is_never_further_beyond_what_is_durable(steps, takes):
+    assert Durable(Every(steps=steps, durable=True), takes).run(300).furthest <= steps
+
+
+@pytest.mark.parametrize("takes", [1, 2, 5])
+def test_saves_begin_early_enough_that_training_need_not_wait(takes):
+    job = Durable(Every(steps=10, durable=True), [takes])
+    first = job.run(30).holds
+    assert job.run(1000).holds == first
+
+
+def test_what_is_durable_in_seconds():
+    clock = Clock()
+    due, progress = start(Every(seconds=60, durable=True), clock), Progress()
+    due.begin(progress)
+    clock.now += 60
+    assert due.due(progress)
+    due.saved(progress)
+    assert due.holds(progress)
+    clock.now += 7
+    due.durable(0, progress)
+    assert not due.holds(progress)
+    clock.now += 46 - 1
+    assert not due.due(progress), "52 s after it began"
+    clock.now += 1
+    assert due.due(progress), "53, since the last one took 7"
+    progress.move(5)
+    due.saved(progress)
+    clock.now += 6
+    assert not due.holds(progress)
+    clock.now += 1
+    assert due.holds(progress)
+
+
+def test_epochs_that_must_be_durable_are_waited_for():
+    due, progress = start(Every(epochs=2, durable=True)), Progress()
+    due.begin(progress)
+    progress.move(20, 2, phase=Phase.EPOCH_ENDED)
+    assert due.due(progress, at_epoch_end=True)
+    due.saved(progress)
+    assert due.holds(progress)
+    due.durable(20, progress)
+    assert not due.holds(progress)
+
+
+def test_what_is_on_the_disk_of_a_node_alone_is_not_durable_at_the_start():
+    due, progress = start(Every(steps=10, durable=True)), Progress(25)
+    due.begin(progress, durable=False)
+    assert due.holds(progress)
+    due.durable(25, progress)
+    assert not due.holds(progress)
+
+
+def test_others_do_not_wait():
+    due, progress = start(Every(steps=10) | Every.auto(mtbf="1h")), Progress()
+    due.begin(progress)
+    progress.move(1000)
+    due.saved(progress)
+    assert not due.holds(progress)
+
+
+def test_durable_is_yes_or_no():
+    assert repr(Every(steps=5, durable=True)) == "Every(steps=5, durable=True)"
+    with pytest.raises(ScriptError, match="durable"):
+        Every(steps=5, durable="yes")

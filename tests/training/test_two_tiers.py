@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from milepost.cli.main import main
 from milepost.errors import MilepostWarning, ScriptError
 from milepost.storage.faults import FaultyStorage, fail, on
 from milepost.storage.local import LocalStorage
-from milepost.training import opening, watching
+from milepost.training import checkpointer, opening, watching
 from milepost.training.room import Room
 from milepost.training.session import Stopped
 
@@ -212,6 +213,55 @@ def test_the_bandwidth_is_kept(tmp_path: Path) -> None:
         assert pending is not None
         pending.result()
         assert time.monotonic() - began > 0.4
+
+
+def newest_in_run(folder: Path) -> int:
+    return max([int(name[5:]) for name in in_run(folder)], default=0)
+
+
+def test_no_more_is_ever_lost_with_the_node_than_the_policy_allows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open_run(tmp_path, every=milepost.Every(steps=3, durable=True), drain_bandwidth=8 * SIZE / 0.6) as run:
+        for number in range(1, 14):
+            step(run, number)
+            assert run.progress.step - newest_in_run(tmp_path) < 3, "one step more may be done before the next look"
+    assert "until step 3 was durable: training may not get further ahead" in capsys.readouterr().err
+
+
+def test_a_signal_while_training_is_held_back(tmp_path: Path) -> None:
+    def kill_when_it_waits() -> None:
+        while not on_its_way(tmp_path):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    run = open_run(tmp_path, every=milepost.Every(steps=1, durable=True), drain_bandwidth=1)
+    thread = threading.Thread(target=kill_when_it_waits)
+    thread.start()
+    with pytest.raises(Stopped), run:
+        step(run, 1)
+    thread.join()
+    assert run.progress.step == 1
+    assert in_run(tmp_path) == ["step-00000001"]
+
+
+def test_what_was_left_on_the_node_is_not_durable_yet(tmp_path: Path) -> None:
+    left_on_node(tmp_path, 3)
+    with open_run(tmp_path, every=milepost.Every(steps=2, durable=True), drain_bandwidth=8 * SIZE / 0.6) as run:
+        assert in_run(tmp_path) == []
+        step(run, 4)
+        assert in_run(tmp_path)[0] == "step-00000003"
+
+
+def test_a_save_that_fails_holds_nobody_back_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = FaultyStorage(LocalStorage(tmp_path / "run"), [fail(on("create", "*/step-*"), errno.EROFS)])
+    monkeypatch.setattr(checkpointer, "LocalStorage", lambda folder: full)
+    run = milepost.Checkpointer(tmp_path / "run", w=np.zeros(1), every=milepost.Every(steps=1, durable=True))
+    with pytest.warns(MilepostWarning, match="training goes on"):
+        step(run, 3)
+    assert run.progress.step == 3
+    with pytest.raises(milepost.errors.SaveFailedError):
+        run.close()
 
 
 def test_being_held_back_is_not_what_a_save_takes(tmp_path: Path) -> None:

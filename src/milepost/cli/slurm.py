@@ -201,6 +201,7 @@ def notebook(
 
         output: where it is with its outputs
         code: the exit code
+        problem: the exception in which a cell ended, else empty
     """
     from pathlib import Path
 
@@ -208,10 +209,12 @@ def notebook(
 
     path = Path(file)
     out = Path(output) if output is not None else path.with_suffix(".out.ipynb")
-    code = execute(path, out)
+    ran = execute(path, out)
+    if ran.problem:
+        note(f"a cell of {path} failed: {safe(ran.problem)}; {out} has all that was put out")
     if as_json:
-        document({"output": str(out), "code": code})
-    return code
+        document({"output": str(out), "code": ran.code, "problem": ran.problem})
+    return ran.code
 
 
 def status(run: RunArgument, as_json: Json = False) -> int:

@@ -20,13 +20,15 @@ from milepost.slurm.end_time import ask_end
 from milepost.slurm.job import Job, Reach
 from milepost.slurm.queue import state_of
 from milepost.slurm.site import Site, site_or_none
+from milepost.storage.base import FULL
 from milepost.storage.local import LocalStorage
-from milepost.storage.trial import LAZY, MEMORY, NODE_LOCAL, Mount, Trial, existing, mount_of, trial
+from milepost.storage.trial import LAZY, MEMORY, NODE_LOCAL, SPEED_BYTES, Mount, Trial, existing, mount_of, trial
 
 CLOCK_SECONDS = 5.0
 """A clock that is off by more than that makes ages of heartbeats and limits wrong."""
 CHECKPOINTS_OF_ROOM = 3
 LEAST_ROOM = 1 << 30
+MAKE_ROOM = "make room: `milepost prune --dry-run` shows what could go"
 
 
 class Level(StrEnum):
@@ -93,8 +95,12 @@ def of_files(place: Path, nbytes: int | None, job: Job | None, site: Site | None
     try:
         can = trial(above)
     except OSError as error:
-        mend = "choose another run directory, or get permission" if error.errno else ""
-        yield Finding(Level.WRONG, "run directory", f"cannot be written: {error.strerror} ({above})", mend)
+        if error.errno in FULL:
+            found = f"not even for {SPEED_BYTES / 1e6:.0f} MB: {error.strerror} ({above})"
+            yield Finding(Level.WRONG, "room", found, MAKE_ROOM)
+        else:
+            mend = "choose another run directory, or get permission"
+            yield Finding(Level.WRONG, "run directory", f"cannot be written: {error.strerror} ({above})", mend)
         return
     yield from of_trial(can, nbytes)
     yield from _of_time(can, nbytes, job)
@@ -130,11 +136,13 @@ def of_trial(can: Trial, nbytes: int | None) -> Iterator[Finding]:
         yield Finding(Level.FINE, "names", f"{missing}: not possible, and done without")
     wanted = CHECKPOINTS_OF_ROOM * nbytes if nbytes is not None else LEAST_ROOM
     room = f"{can.free / 1e9:.1f} GB free"
-    if can.free < wanted:
-        mend = "make room: `milepost prune --dry-run` shows what could go"
-        yield Finding(Level.RISK, "room", f"{room}, {CHECKPOINTS_OF_ROOM} checkpoints take {wanted / 1e9:.1f} GB", mend)
-    else:
+    if can.free >= wanted:
         yield Finding(Level.FINE, "room", room)
+    elif nbytes is None:
+        yield Finding(Level.RISK, "room", f"{room}, which is little", MAKE_ROOM)
+    else:
+        room += f", {CHECKPOINTS_OF_ROOM} checkpoints of the size of the newest take {wanted / 1e9:.1f} GB"
+        yield Finding(Level.RISK, "room", room, MAKE_ROOM)
     if abs(can.clock) > CLOCK_SECONDS:
         mend = "have the clocks of both machines set (NTP): ages of heartbeats and limits are wrong until then"
         yield Finding(Level.RISK, "clock", f"the file system's is {can.clock:+.0f} s from this machine's", mend)

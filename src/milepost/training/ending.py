@@ -119,6 +119,10 @@ class Ending:
             self._pending.remove(pending)
             if pending.problem is None and pending.seconds is not None:
                 self._deadline.saved(pending.seconds)
+        self.look()
+
+    def look(self) -> None:
+        """See whether there is still time."""
         if self._up is None and self._deadline.reached(self.state_bytes()):
             self._up = Received(TIME_LIMIT, 0, time.time())
 

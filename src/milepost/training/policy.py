@@ -1,4 +1,4 @@
-"""When to save: small values that a person writes down, and `Due`, which answers for one attempt.
+"""When to save: small values that a person writes down. `milepost.training.due` answers for one attempt.
 
 Whether a save is due by steps or epochs depends on where the run is and where it last saved, both of which a checkpoint
 knows: after a resume the saves fall on the same steps as if nothing had happened. Seconds are those of one attempt.
@@ -10,19 +10,16 @@ import math
 import re
 import time
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from numbers import Integral, Real
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from milepost.errors import ScriptError
+from milepost.training import due
 
 if TYPE_CHECKING:
     from milepost.training.progress import Progress
-
-Clock = Callable[[], float]
 
 SHORTEST_SECONDS = 30.0
 """`Every.auto` saves for the first time after this, to learn the cost, and never more often: below it, a failure costs
@@ -30,15 +27,14 @@ little but the restart, while the load on a shared file system would go on growi
 MOST_OVERHEAD = 0.25
 """`Every.auto` never spends a larger part of the time on saving, so that an mtbf that is far too short cannot stop the
 training. By the model this costs less than 1 % as long as a save costs less than a fifth of the mtbf."""
-COSTS_REMEMBERED = 9
 
 
 class Policy(ABC):
     """When to save. Policies are joined by ``|`` with each other and with any ``callable(progress) -> bool``."""
 
     @abstractmethod
-    def rules(self, clock: Clock) -> Iterator[Rule]:
-        """What to look at; for `Due`."""
+    def rules(self, clock: due.Clock) -> Iterator[due.Rule]:
+        """What to look at; for `milepost.training.due.Due`."""
 
     def __or__(self, other: Policy | Callable[[Progress], bool]) -> AnyOf:
         return AnyOf((self, as_policy(other)))
@@ -55,6 +51,9 @@ class Every(Policy):
         steps: at multiples of this number of optimizer steps; one that is stepped over counts when it was crossed.
         seconds: when so long has passed since the last save began, or since the attempt did.
         epochs: at the end of every so many epochs.
+        durable: never let training get further than that beyond the newest checkpoint that is durable in the run directory, so that
+            no more is lost whatever fails (of seconds, to within a step). Saves begin earlier by what the last ones took until they
+            were durable, and where that does not suffice, training waits.
 
     Raises:
         ScriptError: nothing given, or something that is not positive.
@@ -67,10 +66,13 @@ class Every(Policy):
     steps: int | None = None
     seconds: float | None = None
     epochs: int | None = None
+    durable: bool = False
 
     def __post_init__(self) -> None:
         if self.steps is self.seconds is self.epochs is None:
             raise ScriptError("Every() needs to know how often", hint="as in Every(steps=200) or Every(seconds=600)")
+        if not isinstance(self.durable, bool):
+            raise ScriptError("Every(durable=...) cannot be that", expected="True or False", found=repr(self.durable))
         for name, kind, expected in (
             ("steps", Integral, "a whole number of at least 1"),
             ("seconds", Real, "a number above 0"),
@@ -93,17 +95,19 @@ class Every(Policy):
         """
         return Auto(mtbf)
 
-    def rules(self, clock: Clock) -> Iterator[Rule]:
+    def rules(self, clock: due.Clock) -> Iterator[due.Rule]:
         """See `Policy`."""
         if self.steps is not None:
-            yield _Steps(self.steps)
+            yield due.Steps(self.steps, durable=self.durable)
         if self.seconds is not None:
-            yield _Seconds(self.seconds, clock)
+            yield due.Seconds(self.seconds, clock, durable=self.durable)
         if self.epochs is not None:
-            yield _Epochs(self.epochs)
+            yield due.Epochs(self.epochs, durable=self.durable)
 
     def __repr__(self) -> str:
-        given = {name: getattr(self, name) for name in ("steps", "seconds", "epochs")}
+        given = {name: getattr(self, name) for name in ("steps", "seconds", "epochs")} | {
+            "durable": self.durable or None
+        }
         return f"Every({', '.join(f'{name}={value}' for name, value in given.items() if value is not None)})"
 
 
@@ -133,9 +137,9 @@ class Auto(Policy):
         """
         return max(best_interval(cost, seconds_of(self.mtbf, MTBF)), cost / MOST_OVERHEAD, SHORTEST_SECONDS)
 
-    def rules(self, clock: Clock) -> Iterator[Rule]:
+    def rules(self, clock: due.Clock) -> Iterator[due.Rule]:
         """See `Policy`."""
-        yield _BestInterval(self, clock)
+        yield due.BestInterval(self.interval, SHORTEST_SECONDS, clock)
 
     def __repr__(self) -> str:
         return f"Every.auto(mtbf={self.mtbf!r})"
@@ -168,9 +172,9 @@ class When(Policy):
 
     asked: Callable[[Progress], bool]
 
-    def rules(self, clock: Clock) -> Iterator[Rule]:
+    def rules(self, clock: due.Clock) -> Iterator[due.Rule]:
         """See `Policy`."""
-        yield _When(self.asked)
+        yield due.Asked(self.asked)
 
     def __repr__(self) -> str:
         return str(getattr(self.asked, "__name__", self.asked))
@@ -182,7 +186,7 @@ class AnyOf(Policy):
 
     parts: tuple[Policy, ...]
 
-    def rules(self, clock: Clock) -> Iterator[Rule]:
+    def rules(self, clock: due.Clock) -> Iterator[due.Rule]:
         """See `Policy`."""
         for part in self.parts:
             yield from part.rules(clock)
@@ -206,115 +210,13 @@ def as_policy(every: Policy | Callable[[Progress], bool]) -> Policy:
     )
 
 
-class Due:
-    """Answers for one attempt whether a save is due. Asking changes nothing: what is due stays so until a save begins.
-
-    Example:
-        >>> due = start(Every(steps=100))
-        >>> due.begin(Progress(step=250))
-        >>> due.due(Progress(step=299)), due.due(Progress(step=301))
-        (False, True)
-    """
-
-    def __init__(self, rules: Iterator[Rule]) -> None:
-        self._rules = tuple(rules)
-
-    def begin(self, progress: Progress) -> None:
-        """The attempt begins here: at the start, or at the checkpoint it continues."""
-        self.saved(progress)
-
-    def due(self, progress: Progress, at_epoch_end: bool = False) -> bool:
-        """Whether to save now. `at_epoch_end`: an epoch has just been counted in ``progress.epoch``."""
-        answers = [rule.due(progress, at_epoch_end) for rule in self._rules]  # all: a callable may keep count
-        return any(answers)
-
-    def saved(self, progress: Progress) -> None:
-        """A save of this progress began, whoever asked for it."""
-        for rule in self._rules:
-            rule.saved(progress)
-
-    def cost(self, seconds: float) -> None:
-        """What the last save cost training: stall and slowdown, in seconds. Once per save."""
-        for rule in self._rules:
-            rule.cost(max(0.0, seconds))  # a measured slowdown can come out below nothing
-
-
-def start(every: Policy | Callable[[Progress], bool] | None, clock: Clock = time.monotonic) -> Due:
+def start(every: Policy | Callable[[Progress], bool] | None, clock: due.Clock = time.monotonic) -> due.Due:
     """What answers for one attempt; None is never due.
 
     Raises:
         ScriptError: `every` is no policy and no callable.
     """
-    return Due(iter(()) if every is None else as_policy(every).rules(clock))
-
-
-class Rule(ABC):
-    """One reason to save, with what it remembers during one attempt."""
-
-    @abstractmethod
-    def due(self, progress: Progress, at_epoch_end: bool) -> bool:
-        """See `Due`."""
-
-    def saved(self, progress: Progress) -> None:  # noqa: B027 - not all remember something
-        """See `Due`."""
-
-    def cost(self, seconds: float) -> None:  # noqa: B027
-        """See `Due`."""
-
-
-class _Steps(Rule):
-    def __init__(self, steps: int) -> None:
-        self._steps = steps
-        self._saved = 0
-
-    def due(self, progress: Progress, at_epoch_end: bool) -> bool:
-        return progress.step // self._steps > self._saved // self._steps
-
-    def saved(self, progress: Progress) -> None:
-        self._saved = progress.step
-
-
-class _Epochs(Rule):
-    def __init__(self, epochs: int) -> None:
-        self._epochs = epochs
-        self._saved = 0
-
-    def due(self, progress: Progress, at_epoch_end: bool) -> bool:
-        return at_epoch_end and progress.epoch > self._saved and progress.epoch % self._epochs == 0
-
-    def saved(self, progress: Progress) -> None:
-        self._saved = progress.epoch
-
-
-class _Seconds(Rule):
-    def __init__(self, seconds: float, clock: Clock) -> None:
-        self._seconds, self._clock = seconds, clock
-        self._began = clock()
-
-    def due(self, progress: Progress, at_epoch_end: bool) -> bool:
-        return self._clock() - self._began >= self._seconds
-
-    def saved(self, progress: Progress) -> None:
-        self._began = self._clock()
-
-
-class _BestInterval(_Seconds):
-    def __init__(self, policy: Auto, clock: Clock) -> None:
-        super().__init__(SHORTEST_SECONDS, clock)
-        self._policy = policy
-        self._costs: deque[float] = deque(maxlen=COSTS_REMEMBERED)
-
-    def cost(self, seconds: float) -> None:
-        self._costs.append(seconds)
-        self._seconds = self._policy.interval(median(self._costs))
-
-
-class _When(Rule):
-    def __init__(self, asked: Callable[[Progress], bool]) -> None:
-        self._asked = asked
-
-    def due(self, progress: Progress, at_epoch_end: bool) -> bool:
-        return bool(self._asked(progress))
+    return due.Due(iter(()) if every is None else as_policy(every).rules(clock))
 
 
 UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}

@@ -19,12 +19,13 @@ from milepost.training.arrival import Arrival
 from milepost.training.best import Best
 from milepost.training.cost import SaveCost
 from milepost.training.display import Display
+from milepost.training.due import Due
 from milepost.training.ending import STOPPED, Ending
+from milepost.training.holding import Hold
 from milepost.training.items import Item, ValueItem, not_handed
 from milepost.training.loops import Loop, Loops
 from milepost.training.metrics import Metrics
 from milepost.training.opening import Opened
-from milepost.training.policy import Due
 from milepost.training.progress import Phase, Progress
 from milepost.training.recording import Recording
 from milepost.training.rng import GlobalRng
@@ -92,7 +93,8 @@ class Session:
         self.best = Best(keep.best_by, display.warn)
         if opened.own is not None:
             self._take_own(opened.own)
-        self._due.begin(self.progress)
+        self._due.begin(self.progress, durable=opened.left is None)
+        self._hold = Hold(due, saver, ending, display)
         self._steps_at_save = self.progress.step
         if watcher is not None:
             watcher.began(self)
@@ -277,7 +279,13 @@ class Session:
             self._stop()
 
     def boundary(self, asker: Loop | None, *, between: bool = False) -> None:
-        """Save if that was asked for and is possible here; stop if a signal came. `between`: a pass or an epoch has just ended."""
+        """Save if that was asked for and is possible here, stop if a signal came, wait if too little is durable. `between`: a pass
+        or an epoch has just ended."""
+        self._save_or_stop(asker, between)
+        if not self._hold.keep(self.progress):
+            self._save_or_stop(asker, between)
+
+    def _save_or_stop(self, asker: Loop | None, between: bool) -> None:
         if asker is None:
             self._observe("")
         torn = self.saver.check_torn()
