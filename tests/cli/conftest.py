@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import fcntl
 import json
 import os
@@ -77,6 +78,7 @@ class Terminal:
         if self.pid == 0:
             os.execvpe(MILEPOST[0], [*MILEPOST, *map(str, arguments)], environment(**extra))
         fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+        self._decoder = codecs.getincrementaldecoder("utf-8")()  # a read may end in the middle of a character
         self.shown = ""
 
     def read_until(self, text: str) -> None:
@@ -89,7 +91,7 @@ class Terminal:
                     part = os.read(self._fd, 65536)
                 except OSError:  # how a terminal says that nobody is left in it
                     return
-                self.shown += part.decode().replace("\r\n", "\n")
+                self.shown += self._decoder.decode(part).replace("\r\n", "\n")
 
     def type(self, text: str) -> None:
         os.write(self._fd, text.encode())

@@ -116,6 +116,24 @@ def test_a_folder_of_parts(tmp_path: Path) -> None:
     assert damaged(verify_other(str(tmp_path)))
 
 
+def test_every_tensor_of_a_distributed_checkpoint(tmp_path: Path) -> None:
+    import torch.distributed.checkpoint as dcp
+
+    inner = tmp_path / "pytorch_model_fsdp_0"  # as Accelerate has it beside other files
+    dcp.save(
+        {"model": {"a": torch.from_numpy(ARRAY), "b": torch.ones(3)}, "step": 3}, checkpoint_id=inner, no_dist=True
+    )
+    torch.save({"state": {}}, tmp_path / "optimizer.bin")
+    for place, paths in ((inner, {"model/a", "model/b", "step"}), (tmp_path, {"pytorch_model_fsdp_0: model/a"})):
+        found = verify_other(str(place))
+        assert (damaged(found), found.against, found.unchecked) == ([], ("CRC-32",), 0)
+        assert paths <= {one.name for one in found.findings}
+    file = next(inner.glob("*.distcp"))
+    flip(file, file.read_bytes().index(ARRAY.tobytes()) + 100)
+    assert damaged(verify_other(str(inner))) == ["model/a"]
+    assert damaged(verify_other(str(tmp_path))) == ["pytorch_model_fsdp_0: model/a"]
+
+
 def test_what_is_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("hello")
     with pytest.raises(FormatError):

@@ -56,6 +56,11 @@ def test_what_is_alike_is_one_line() -> None:
     ]  # fmt: skip
 
 
+def test_a_hundred_thousand_that_are_alike_are_one_line() -> None:
+    lines = fold(tree({f"layer.{number}/w": 4 for number in range(100_000)}), 100)
+    assert [(line.name, line.times) for line in lines] == [("layer.{0…99999}", 100_000), ("w", 1)]
+
+
 def test_groups_of_plain_values_close_first() -> None:
     entries = tree({"model/w": 3}, {f"config/{name}": 1 for name in "abcdefgh"})
     lines = fold(entries, 5)

@@ -147,6 +147,17 @@ def test_which_belongs_to_runs(make_run: Make, tmp_path: Path, monkeypatch: pyte
     assert lost.value.hint == "its run is run"
 
 
+@pytest.mark.parametrize("written", ["run~2", "run:~2", "run/~2", "run#~2"])
+def test_which_without_its_at_is_recognised(
+    make_run: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str
+) -> None:
+    make_run()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(NotFoundError) as caught:
+        refs.open(written)
+    assert caught.value.hint == "did you mean run@~2?"
+
+
 def test_a_damaged_manifest_is_said_to_be(make_run: Make, tmp_path: Path) -> None:
     make_run()
     manifest = tmp_path / "run" / "step-00000300" / "manifest.json"

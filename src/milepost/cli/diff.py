@@ -80,7 +80,7 @@ def diff(
 
         def on_tensor(path: str, nbytes: int) -> None:
             nonlocal done
-            progress.show(f"{words.size(done)}: {safe(path)}")
+            progress.show(f"{words.size(done)}: {safe(path)}", often=True)
             done += nbytes
 
         found = find(one, other, paths or None, rename=rules, atol=atol, rtol=rtol, on_tensor=on_tensor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 OnBlock = Callable[[str, int], None]
+_ARTICLE = re.compile(r"^an? ")
 
 
 class Other(NamedTuple):
@@ -49,7 +51,7 @@ def watched(act: Callable[[OnBlock], Result]) -> Result:
         def on_block(path: str, nbytes: int) -> None:
             nonlocal done
             done += nbytes
-            progress.show(f"{words.size(done)}: {safe(path)}")
+            progress.show(f"{words.size(done)}: {safe(path)}", often=True)
 
         return act(on_block)
 
@@ -95,7 +97,7 @@ def _cells(one: Other) -> list[Cell]:
     if member.problem is not None:
         mark = Styled(f"cannot be read: {safe(member.problem.message)}", "red")
     tensors = "" if source is None else f"{len(source):,}"
-    shown = "" if source is None else safe(str(source.metadata.get("format", "")))
+    shown = "" if source is None else safe(_ARTICLE.sub("", str(source.metadata.get("format", ""))))
     return [safe(member.name), step, saved, ago, tensors, words.size(member.nbytes), one.holds, shown, mark]
 
 

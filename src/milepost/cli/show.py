@@ -59,7 +59,7 @@ def show(
         tensors: {PATH: {dtype, shape, bytes, note}}, values
     """
     from milepost.ops.contents import entries_of, files_of
-    from milepost.ops.outline import outline, picked
+    from milepost.ops.outline import CLASS, outline, picked
     from milepost.ops.refs import open as open_source
     from milepost.ops.refs import own, wording
 
@@ -84,7 +84,8 @@ def show(
         say()
     from milepost.cli.tree import say_tree
 
-    say_tree(entries, source.notes, show_all=show_all, depth=depth)
+    shown = entries if paths else [entry for entry in entries if entry.path != CLASS]  # which the head has
+    say_tree(shown, source.notes, show_all=show_all, depth=depth)
     return 0
 
 
@@ -102,9 +103,13 @@ def _holds_json(source: TensorSource) -> dict[str, Any]:
 
 
 def _say_other_head(source: TensorSource) -> None:
+    from milepost.ops.outline import CLASS
+
     say(paint(safe(source.where), "bold"))
     nbytes = sum(spec.nbytes for spec in source.specs.values())
     facts = [(safe(name.replace("_", " ")), _fact(value)) for name, value in source.metadata.items()]
+    if isinstance(source.plain.get(CLASS), str):
+        facts.append(("class", safe(source.plain[CLASS])))
     _say_facts(
         [*facts, ("size", f"{words.size(nbytes)} in {words.count(len(source), 'tensor')}"), ("holds", _holds(source))]
     )

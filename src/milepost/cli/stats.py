@@ -71,7 +71,7 @@ def stats(
         def on_block(path: str, nbytes: int) -> None:
             nonlocal done
             done += nbytes
-            progress.show(f"{words.size(done)}: {safe(path)}")
+            progress.show(f"{words.size(done)}: {safe(path)}", often=True)
 
         found = find(source, paths or None, bins=bins, on_block=on_block)
     finite = all(one.finite for one in found.tensors)

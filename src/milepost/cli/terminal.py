@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import time
 from typing import Any, TextIO
 
+_BETWEEN = 0.05
+"""Seconds between two texts of a progress line; a terminal takes longer to show one than a small tensor to be read."""
 _COLOURS = {"red": 31, "green": 32, "yellow": 33, "dim": 2, "bold": 1}
 
 
@@ -52,11 +55,14 @@ class Progress:
 
     def __init__(self) -> None:
         self._shown = ""
+        self._next = 0.0
 
-    def show(self, text: str) -> None:
-        """Show `text` (safe, one line) in place of what was shown before."""
-        if text == self._shown or not _is_terminal(sys.stderr):
+    def show(self, text: str, *, often: bool = False) -> None:
+        """Show `text` (safe, one line) in place of what was shown before; of one that changes `often`, as much as can be read."""
+        now = time.monotonic()
+        if text == self._shown or (often and now < self._next) or not _is_terminal(sys.stderr):
             return
+        self._next = now + _BETWEEN
         room = shutil.get_terminal_size().columns - 1
         sys.stderr.write("\r\x1b[K" + text[:room])
         sys.stderr.flush()

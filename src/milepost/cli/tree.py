@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 MOST = 100
 """Lines of a tree in a terminal without --all."""
+_CLASS = re.compile(r".*[.:](?=.)", re.DOTALL)
+"""What stands before the name of a class itself, for which there is no room."""
 _COLUMNS = [
     Column("PATH", least=24), Column("TYPE", least=8), Column("VALUE", least=12), Column("SIZE", right=True),
     Column("NOTES", least=8),
@@ -60,7 +63,8 @@ def _cells(line: Line, notes: Mapping[str, str]) -> list[Cell]:
         value = safe(entry.text) if entry.size is None else words.count(line.hidden or entry.size, "value")
         if entry.shared:
             said.append(f"{words.size(entry.shared)} shared")
-        return [Styled(name, "bold") if entry.nbytes else name, safe(entry.kind), value, size, ", ".join(said)]
+        kind = entry.kind if entry.size is None else _CLASS.sub("", entry.kind)
+        return [Styled(name, "bold") if entry.nbytes else name, safe(kind), value, size, ", ".join(said)]
     if entry.shared:
         said.append("shared")
     size = "" if entry.tied_to is not None else words.size(entry.nbytes)

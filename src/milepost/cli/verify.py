@@ -76,7 +76,7 @@ def verify(
             def on_block(nbytes: int, where: str = where, number: int = number) -> None:
                 nonlocal done
                 done += nbytes
-                progress.show(f"{number + 1} of {len(folders)}: {safe(where)}, {words.size(done)}")
+                progress.show(f"{number + 1} of {len(folders)}: {safe(where)}, {words.size(done)}", often=True)
 
             if not isinstance(folder, str):
                 found.append(verify_folder(folder, level, tensors or (), on_block))

@@ -133,6 +133,8 @@ def _tagged(tag: str, payload: Any) -> Iterator[str]:
             yield from _group(_short(name) + "(", (_entry([key], "=", item) for key, item in fields.items()), ")")
         case (("ordered" | "defaultdict" | "deque"), {"items": items}):
             yield from _group(tag + "(", [_pieces(items)], ")")
+        case "python.name", str():
+            yield payload
         case _:
             yield from _group(tag + "(", [_pieces(payload)], ")")
 

@@ -8,11 +8,13 @@ from typing import NamedTuple
 
 from milepost.core.source import TensorSource
 from milepost.errors import DamagedError, FormatError, MilepostError, StorageError
-from milepost.formats.archive import MAGIC, archive_of
+from milepost.formats import distributed
+from milepost.formats.archive import MAGIC, Archive, archive_of
 from milepost.formats.detect import find, open_place
+from milepost.formats.distributed import Distributed
 from milepost.formats.hdf5 import Hdf5
 from milepost.formats.orbax import Orbax
-from milepost.formats.place import File, Folder
+from milepost.formats.place import File, Folder, Readable
 from milepost.formats.tf_bundle import Bundle
 
 OnBlock = Callable[[int], None]
@@ -46,6 +48,8 @@ def check(place: File | Folder, on_block: OnBlock, *, quick: bool = False) -> li
         return [Checked(name, 0, None)]
     if isinstance(place, File) and place.head.startswith(MAGIC):
         return _members(place, on_block)
+    if isinstance(place, Folder) and isinstance(source, Distributed):
+        return [*_records(source, on_block), *_parts(place, on_block)]
     if isinstance(source, Bundle):
         return list(_tensors(source, list(source), "CRC-32C", on_block))
     if isinstance(source, Orbax):
@@ -68,6 +72,24 @@ def _members(file: File, on_block: OnBlock) -> list[Checked]:
     return found
 
 
+def _records(source: Distributed, on_block: OnBlock) -> Iterator[Checked]:
+    """Tensors and objects of a folder of torch.distributed.checkpoint, whose files consist of archives one after the other."""
+    for path, records in source.records.items():
+        read, proven, problem = 0, True, None
+        for record in records:
+            problem = problem or _problem(lambda record=record: _record(record, on_block))  # type: ignore[misc]
+            read += record.size
+            proven &= problem is not None or any(Archive(record).member(name).crc for name in Archive(record))
+        yield Checked(path, read, "CRC-32" if proven else None, problem)
+
+
+def _record(record: Readable, on_block: OnBlock) -> None:
+    archive = Archive(record)
+    if any(archive.member(name).crc for name in archive):
+        for name in archive:
+            archive.check(name, on_block)
+
+
 def _tensors(source: TensorSource, paths: list[str], against: str, on_block: OnBlock) -> Iterator[Checked]:
     for path in paths:
         problem = _problem(lambda path=path: source[path])  # type: ignore[misc]
@@ -82,17 +104,32 @@ def _of_hdf5(source: Hdf5, name: str, on_block: OnBlock) -> list[Checked]:
 
 
 def _parts(folder: Folder, on_block: OnBlock) -> list[Checked]:
-    """What is in each file of `folder` that is a checkpoint by itself."""
+    """What is in each file of `folder` that is a checkpoint by itself, and in folders of what was sharded over processes."""
     found = []
     for name in folder.names:
-        if not folder.has(name):
+        if name == distributed.METADATA or name.endswith(distributed.SUFFIX):
+            continue  # what is in these is told by both
+        try:
+            part = _part(folder, name)
+        except (DamagedError, FormatError, StorageError) as error:
+            found.append(Checked(name, 0, "structure", error))
             continue
-        file = folder.file(name)
-        if find(file) is not None:
+        if part is not None:
             found += [
-                one._replace(name=f"{name}: {one.name}" if one.name != name else name) for one in check(file, on_block)
+                one._replace(name=f"{name}: {one.name}" if one.name != name else name) for one in check(part, on_block)
             ]
     return found
+
+
+def _part(folder: Folder, name: str) -> File | Folder | None:
+    """The file or folder `name`, if it is a part of the checkpoint."""
+    if folder.has(name):
+        file = folder.file(name)
+        return None if find(file) is None else file
+    if not os.path.isdir(os.path.join(folder.where, name)):
+        return None
+    inner = folder.folder(name)
+    return inner if distributed.recognises(inner) else None
 
 
 def _problem(act: Callable[[], object]) -> MilepostError | None:

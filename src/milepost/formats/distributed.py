@@ -34,7 +34,7 @@ from milepost.formats.unpickled import Contents, PickledSource
 NAME = "a folder of torch.distributed.checkpoint"
 MOST_OBJECTS = 10_000
 """Values that are no tensors, and are read; each is a file of its own."""
-_METADATA = ".metadata"
+METADATA, SUFFIX = ".metadata", ".distcp"
 _OF_RANK = re.compile(r"__(\d{1,9})\.metadata")
 _LIGHTNING = "meta.pt"
 """What Lightning writes beside: the step, the epoch, the loops."""
@@ -51,24 +51,25 @@ class _Part(NamedTuple):
 
 def recognises(place: File | Folder) -> bool:
     """See `milepost.formats.detect.FormatModule`."""
-    return isinstance(place, Folder) and (
-        _METADATA in place.names or any(name.endswith(".distcp") for name in place.names)
-    )
+    return isinstance(place, Folder) and (METADATA in place.names or any(name.endswith(SUFFIX) for name in place.names))
 
 
 def open_source(place: File | Folder) -> TensorSource:
     """See `milepost.formats.detect.FormatModule`."""
     assert isinstance(place, Folder)
-    ranks = [_METADATA] if _METADATA in place.names else [name for name in place.names if _OF_RANK.fullmatch(name)]
+    ranks = [METADATA] if METADATA in place.names else [name for name in place.names if _OF_RANK.fullmatch(name)]
     if not ranks:
         raise FormatError(
             "this checkpoint was not finished: its files were written, but not what is in them",
             where=place.where, found="no .metadata", hint="use an earlier checkpoint",
         )  # fmt: skip
     contents = Contents(place.where)
+    records: dict[str, list[Readable]] = {}
     for name in ranks:
         rank = _OF_RANK.fullmatch(name)
-        _Saved(place, name, contents, f"rank{int(rank[1])}" if rank else "").enter()
+        saved = _Saved(place, name, contents, f"rank{int(rank[1])}" if rank else "")
+        saved.enter()
+        records |= saved.records
     metadata: dict[str, Any] = {"format": NAME}
     tops = Dict([part for path, value in contents.plain.items() if "/" not in path for part in (path, value)])
     if _LIGHTNING in place.names:
@@ -76,7 +77,17 @@ def open_source(place: File | Folder) -> TensorSource:
         metadata["format"] = "a checkpoint of Lightning in a folder of torch.distributed.checkpoint"
         contents.add(beside, "meta")
         tops = beside
-    return PickledSource(place.where, contents, metadata | told(tops))
+    return Distributed(place.where, contents, metadata | told(tops), records)
+
+
+class Distributed(PickledSource):
+    """One folder; `records` has by path what its boxes, or the object, are written as: archives of ``torch.save``."""
+
+    def __init__(
+        self, where: str, contents: Contents, metadata: dict[str, Any], records: dict[str, list[Readable]]
+    ) -> None:
+        super().__init__(where, contents, metadata)
+        self.records = records
 
 
 class _Saved:
@@ -87,6 +98,7 @@ class _Saved:
         file = folder.file(name)
         self._where = file.where
         self._files: dict[str, File] = {}
+        self.records: dict[str, list[Readable]] = {}
         machine = Machine(file, TorchNames())
         told = _fields(machine.run(), "Metadata", file.where)
         self._entries = _dict(told.get("state_dict_metadata"), "state_dict_metadata", file.where)
@@ -114,10 +126,12 @@ class _Saved:
                 raise FormatError(f"two entries are at {path!r}", where=self._where)
             if isinstance(entry, Thing) and entry.cls.name == "BytesStorageMetadata":
                 objects += 1
+                record = self._open((name, None))
+                self.records[path] = [record]
                 if objects > bounds.most(MOST_OBJECTS):
                     self._contents.plain[path] = Foreign("python.object", {}, "too many of them to be read")
                 else:
-                    self._contents.add(value_of(Archive(self._open((name, None)))), path)
+                    self._contents.add(value_of(Archive(record)), path)
             else:
                 self._tensor(name, path, _fields(entry, "TensorStorageMetadata", self._where))
 
@@ -144,6 +158,7 @@ class _Saved:
         if wrong is not None:
             raise FormatError(f"tensor {name!r} is not all there: {wrong}", where=self._where)
         self._contents.specs[path] = made
+        self.records[path] = [data for _, data in boxes]
         self._contents.readers[path] = _reader(made, boxes)
 
     def _kind(self, properties: Any) -> Any:

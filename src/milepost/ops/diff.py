@@ -230,9 +230,12 @@ def _tensor_cells(one: TensorDiff) -> list[Cell]:
     if found is None:
         return [kinds, shapes, "", "", "", ", ".join(notes)]
     if found.unequal:
-        notes.append("1 differs" if found.unequal == 1 else f"{found.unequal:,} differ")
-        if found.beyond != found.unequal:
-            notes.append(f"{found.beyond:,} beyond the tolerance")
+        differ = "1 differs" if found.unequal == 1 else f"{found.unequal:,} differ"
+        if not found.beyond:
+            differ = f"{found.unequal:,} within tolerance"
+        elif found.beyond != found.unequal:
+            differ = f"{found.beyond:,} of {found.unequal:,} beyond tolerance"
+        notes.append(differ)
     if found.lone:
         notes.append(f"{found.lone:,} with NaN or infinity in one only")
     if found.nans:

@@ -9,8 +9,6 @@ from typing import NamedTuple
 from milepost.ops.contents import Entry
 
 _NUMBERS = re.compile(r"([0-9]{1,18})")
-_MOST_COMPARED = 50_000
-"""Values of which those that are alike are looked for."""
 _KEPT = (40, 20, 10, 5, 3, 2, 1)
 """Values of a container that are kept before its last one, until all fits."""
 
@@ -34,13 +32,16 @@ class Line(NamedTuple):
 class _Branch:
     """A value, and what is in it."""
 
-    __slots__ = ("below", "closed", "entry", "name", "times")
+    __slots__ = ("below", "closed", "entry", "has_tensors", "kin", "name", "times")
 
     def __init__(self, entry: Entry, name: str) -> None:
         self.entry, self.name = entry, name
         self.below: list[_Branch] = []
+        self.has_tensors = entry.spec is not None
         self.times = 1
         self.closed = False
+        self.kin = 0
+        """The same number for what would be shown the same, but for its own name."""
 
     def values(self) -> int:
         """Tensors and plain values in it (itself, if it holds no others)."""
@@ -48,17 +49,6 @@ class _Branch:
 
     def lines(self) -> int:
         return 1 + (0 if self.closed else sum(one.lines() for one in self.below))
-
-    def has_tensors(self) -> bool:
-        return self.entry.spec is not None or any(one.has_tensors() for one in self.below)
-
-    def like(self) -> tuple[object, ...]:
-        """The same for what would be shown the same, but for names and plain values that numbers are part of."""
-        return (
-            _NUMBERS.sub("#", self.name), self.entry.kind, self.entry.spec, self.entry.tied_to, self.entry.finite,
-            None if self.entry.encoded is None or self.entry.size is not None else str(self.entry.encoded),
-            tuple((*one.like()[1:], one.name) for one in self.below),
-        )  # fmt: skip
 
 
 def fold(entries: list[Entry], most: int | None, depth: int | None = None) -> list[Line]:
@@ -77,9 +67,9 @@ def fold(entries: list[Entry], most: int | None, depth: int | None = None) -> li
         _each(tops, lambda one, level: _close(one, level + 1 >= depth))
     if most is None or _count(tops) <= most:
         return _lines(tops, None)
-    _each(tops, lambda one, level: _close(one, not one.has_tensors()))
-    if _count(tops) > most and len(entries) <= _MOST_COMPARED:
-        tops = _alike(tops)
+    _each(tops, lambda one, level: _close(one, not one.has_tensors))
+    if _count(tops) > most:
+        tops = _alike(tops, {})
     for kept in (None, *_KEPT):
         lines = _lines(tops, kept)
         if len(lines) <= most:
@@ -100,6 +90,11 @@ def _branches(entries: list[Entry]) -> list[_Branch]:
         branch = _Branch(entry, entry.path.rpartition("/")[2] if entry.depth else entry.path)
         del above[entry.depth :]
         (above[-1].below if above else tops).append(branch)
+        if branch.has_tensors:
+            for one in reversed(above):
+                if one.has_tensors:
+                    break
+                one.has_tensors = True
         above.append(branch)
     return tops
 
@@ -118,12 +113,21 @@ def _count(branches: list[_Branch]) -> int:
     return sum(one.lines() for one in branches)
 
 
-def _alike(branches: list[_Branch]) -> list[_Branch]:
-    """`branches`, those of one kind merged into the first of them."""
-    groups: dict[tuple[object, ...], list[_Branch]] = {}
+def _alike(branches: list[_Branch], kins: dict[tuple[object, ...], int]) -> list[_Branch]:
+    """`branches`, those of one kind merged into the first of them; `kins` has the number of each kind.
+
+    Alike are those whose names differ in numbers only, with the same in them.
+    """
+    groups: dict[tuple[str, int], list[_Branch]] = {}
     for one in branches:
-        one.below = _alike(one.below)
-        groups.setdefault(one.like(), []).append(one)
+        if one.below:
+            one.below = _alike(one.below, kins)
+        entry = one.entry
+        told = None if entry.encoded is None or entry.size is not None else str(entry.encoded)
+        inner = tuple((below.kin, below.name) for below in one.below)
+        kin = (entry.kind, entry.spec, entry.tied_to, entry.finite, told, inner)
+        one.kin = kins.setdefault(kin, len(kins))
+        groups.setdefault((_NUMBERS.sub("#", one.name), one.kin), []).append(one)
     merged = []
     for group in groups.values():
         first = group[0]

@@ -11,6 +11,7 @@ a ``/`` follows it: WHICH never has one, folders do.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -30,6 +31,7 @@ if TYPE_CHECKING:  # what a file of another format does without, and a listing
 
 DEEPEST = 4
 """Levels of folders that `runs_below` goes down."""
+_NO_AT = re.compile(r"(.+?)[:#/]?(~[0-9]+|step=[0-9]+|latest|best|good)")
 
 
 class Ref(NamedTuple):
@@ -318,7 +320,7 @@ def _nothing_of_ours(place: str, kind: str) -> MilepostError:
     if kind == "url":
         return FormatError("milepost opens folders on this machine, not URLs", where=place, expected=expected)
     if kind == "nothing":
-        near = _similar(place)
+        near = _without_at(place) or _similar(place)
         return NotFoundError(
             "there is nothing at this place",
             where=place,
@@ -344,6 +346,12 @@ def _nothing_of_ours(place: str, kind: str) -> MilepostError:
         expected=expected,
         hint="`milepost ls FOLDER` lists the runs below a folder",
     )
+
+
+def _without_at(place: str) -> str | None:
+    """The REF that was meant by `place`, if it is one but for its @: ``runs/mnist~2``, ``runs/mnist:best``."""
+    found = _NO_AT.fullmatch(place)
+    return f"{found[1]}@{found[2]}" if found is not None and os.path.isdir(found[1]) else None
 
 
 def _similar(place: str) -> str | None:
