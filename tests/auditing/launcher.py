@@ -54,6 +54,7 @@ TORCH = (
 KERAS = (
     "tensorflow",  # which Keras reads data with on every backend
     "keras",
+    "milepost.auditing.foreign.fits",
     "milepost.auditing.observer",
     "milepost.keras.checkpoint",
 )

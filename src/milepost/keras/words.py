@@ -34,7 +34,10 @@ BATCH = (
     "outside of the keras.utils.PyDataset (make it an attribute there), an unseeded shuffle of tf.data (give it a seed), or a "
     "Python generator that goes on where another process began (make it a PyDataset)"
 )
-PLACE = "fit goes otherwise: it is given other epochs or other data than before, or a callback stops it by something that is not saved"
+PLACE = (
+    "fit goes otherwise: it is given other epochs or other data than before, or a callback stops it by something that is not "
+    "saved"
+)
 
 
 def is_fit(state: Collection[str]) -> bool:
@@ -119,6 +122,24 @@ class SaverWords:
         "the data come in another order, or are changed by other random numbers: Keras saves neither the random state nor the "
         "position in the data; milepost.keras.Checkpoint does"
     )
+
+    def is_rate(self, path: str) -> bool:
+        """Whether a leaf of an optimizer is what callbacks set."""
+        return path.endswith("learning_rate")
+
+    def begun(self, epoch: int, stood: int) -> str | None:
+        """Whether ``fit`` begins with the epoch in which it stood."""
+        if epoch == stood:
+            return None
+        return f"fit begins with epoch {epoch}, and stood before epoch {stood}: give it initial_epoch={stood}"
+
+    def again(self, *, random: bool) -> str:
+        """Why the data of an earlier epoch come again."""
+        what = "the random numbers that order them begin" if random else "what orders them begins"
+        return (
+            f"{what} anew with the process; give fit data in an order that follows from the number of the epoch, or use "
+            "milepost.keras.Checkpoint"
+        )
 
     def object(self, name: str, kind: str, saved: str) -> str:
         """What a ``fit`` trains does not come back."""

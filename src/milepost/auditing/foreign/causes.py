@@ -41,6 +41,15 @@ class Words(Protocol):
     order: str
     """Another order of the data."""
 
+    def is_rate(self, path: str) -> bool:
+        """Whether a leaf of an optimizer is what others set: the learning rate."""
+
+    def begun(self, epoch: int, stood: int) -> str | None:
+        """What is to be said of where the resumed script begins to count epochs; None for nothing."""
+
+    def again(self, *, random: bool) -> str:
+        """Why the data of an earlier epoch come again; `random`: global random state begins anew."""
+
     def object(self, name: str, kind: str, saved: str) -> str:
         """An object does not come back; `saved` says whether it is in the checkpoint: "same", "other" (otherwise), or ""."""
 
@@ -65,6 +74,18 @@ class TorchWords:
         "the data come in another order, or are changed by other random numbers: what orders them (a generator, a sampler's epoch, "
         "the global RNG) is not in the checkpoint"
     )
+
+    def is_rate(self, path: str) -> bool:
+        """See `Words`."""
+        return False
+
+    def begun(self, epoch: int, stood: int) -> str | None:
+        """See `Words`. How a script counts its epochs is not known."""
+        return None
+
+    def again(self, *, random: bool) -> str:
+        """See `Words`."""
+        return "the random numbers that order them begin anew" if random else "the epoch counter is restarted"
 
     def object(self, name: str, kind: str, saved: str) -> str:
         """See `Words`."""
@@ -112,15 +133,20 @@ def causes(facts: Facts, words: Words) -> list[Cause]:
         return [Cause("restart", words.nothing_read)]
     one, other = facts.pair.straight[0], facts.pair.other[0]
     named = _lost(one, other, facts.saves, words) if parting.aspect == "state" and parting.after == 0 else []
+    begun = words.begun(facts.began.epoch, one.key.epoch) if facts.began is not None else None
+    named += [Cause("epoch", begun)] if begun is not None else []
     others = parting.aspect == "batches" or (parting.after == 0 and _batches_differ(one, other))
     data = _data(facts, words) if others else []
     named += data
+    special = [] if data else [suspected(one, words) for one in facts.suspects if words.suspect(one) is not None]
+    named += special
     felt = others or parting.after > 0 or one.state == other.state
-    if facts.apart and felt and not (data and _is_saved(facts.apart, facts.saves)):
+    if facts.apart and felt and not special and not (data and _is_saved(facts.apart, facts.saves)):
         named += _random(facts.apart, facts.saves, words)
     if parting.aspect == "buffers":
         named += _buffers(parting.leaves, one, facts.saves)
-    wanted = [one for one in facts.suspects if not named or one.kind or _counts(one)]
+    rest = [one for one in facts.suspects if not (special and words.suspect(one) is not None)]
+    wanted = [one for one in rest if not named or one.kind or _counts(one)]
     if not named or others or parting.aspect == "place":
         named += [suspected(one, words) for one in wanted]
     return (named or [Cause("", UNKNOWN)])[:MOST]
@@ -137,6 +163,8 @@ def _lost(one: Seen, other: Seen, saves: Sequence[Save], words: Words) -> list[C
             apart = set(changed(objects[name], _below(other.state, name)))
             if all(path.startswith("param_groups/") for path in apart):
                 continue  # the scheduler's doing
+        if kind == "optimizer" and all(map(words.is_rate, changed(objects[name], _below(other.state, name)))):
+            continue  # that of what sets the rate
         found.append(Cause(name, words.object(name, kind, _is_in(saves, name, objects))))
     return found
 
@@ -233,7 +261,7 @@ def _data(facts: Facts, words: Words) -> list[Cause]:
                       f"{want.batch - 1} batches is in part trained twice, the rest of it in part never: {fix}")]  # fmt: skip
     if at and at[0].epoch != want.epoch:
         anew = facts.apart and not _is_saved(facts.apart, facts.saves)
-        why = "the random numbers that order them begin anew" if anew else "the epoch counter is restarted"
+        why = words.again(random=bool(anew))
         return [
             Cause("epoch", f"the data of epoch {at[0].epoch} come again in place of those of epoch {want.epoch}: {why}")
         ]
