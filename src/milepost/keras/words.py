@@ -176,7 +176,7 @@ class SaverWords:
         if scope == HELD:
             callback = name.partition(".")[0]
             return (
-                f"the callback {callback} begins anew (`{name}`): Keras does not save what callbacks have counted; "
-                "milepost.keras.Checkpoint does"
+                f"the callback {callback} begins anew: Keras does not save what callbacks have counted; milepost.keras.Checkpoint "
+                "does"
             )
         return None

@@ -139,7 +139,7 @@ def causes(facts: Facts, words: Words) -> list[Cause]:
     data = _data(facts, words) if others else []
     named += data
     special = [] if data else [suspected(one, words) for one in facts.suspects if words.suspect(one) is not None]
-    named += special
+    named += {one.text: one for one in reversed(special)}.values()
     felt = others or parting.after > 0 or one.state == other.state
     if facts.apart and felt and not special and not (data and _is_saved(facts.apart, facts.saves)):
         named += _random(facts.apart, facts.saves, words)
