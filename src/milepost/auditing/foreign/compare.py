@@ -27,8 +27,8 @@ def align(straight: Sequence[Seen], other: Sequence[Seen], done: int) -> Pair:
 
 
 def _call_alike(one: Seen, other: Sequence[Seen]) -> Sequence[Seen]:
-    """Call objects, and what is in them, by the names that they have in `one`: another script that resumes may have other names, and
-    Keras calls the variables of a model that it has loaded otherwise than those of one that was made."""
+    """Call objects, and what is in them, by the names that they have in `one`: another script that resumes may have other names,
+    and Keras calls the variables of a model that it has loaded otherwise than those of one that was made."""
     mine, theirs = ({name: kind for name, kind in seen.kinds.items() if kind in STATEFUL and _parts(seen, name)}
                     for seen in (one, other[0]))  # fmt: skip
     names: dict[str, str] = {}
