@@ -25,8 +25,9 @@ demo: $(DEV) ## Train on MNIST, kill the job twice, and prove that nothing was l
 test: $(DEV) $(PEERS) ## Run the tests
 	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
-test-keras: $(DEV) $(PEERS) ## Continue model.fit from any batch, every setting on every backend; takes long
+test-keras: $(DEV) $(PEERS) ## Continue model.fit from any batch, and audit scripts, on every backend; takes long
 	@$(BIN)/python tests/keras/matrix.py $(ARGS)
+	$(if $(ARGS),,$(BIN)/python -m pytest tests/auditing/keras --every-backend)
 
 fuzz: $(DEV) $(PEERS) ## Try 20,000 mutants of every format's files; takes hours
 	@$(BIN)/python -m pytest tests/formats -k mutants --fuzz 20000 $(ARGS)

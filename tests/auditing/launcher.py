@@ -1,8 +1,8 @@
 """Runs of Python scripts that need not import their framework each time.
 
-`Launcher` starts one server process, which has imported torch (or Keras, with what its backend needs) and milepost. For each `launch` the server forks a keeper, and
-that a child, which becomes what ``python script.py ...`` would be: arguments, environment, folder, output, ``__main__``,
-exit code. The keeper waits for it, kills it when its time is over, and tells the exit code.
+`Launcher` starts one server process, which has imported torch (or Keras, with what its backend needs) and milepost. For each
+`launch` the server forks a keeper, and that a child, which becomes what ``python script.py ...`` would be: arguments, environment,
+folder, output, ``__main__``, exit code. The keeper waits for it, kills it when its time is over, and tells the exit code.
 
 What a script could notice: the framework and milepost are in ``sys.modules`` before its first line (and before a ``sitecustomize``
 that a request's PYTHONPATH brings); hashes of strings are those of the server in all children. Where that matters,
@@ -54,6 +54,7 @@ TORCH = (
 KERAS = (
     "tensorflow",  # which Keras reads data with on every backend
     "keras",
+    "milepost.auditing.foreign.fits",
     "milepost.auditing.observer",
     "milepost.keras.checkpoint",
 )
@@ -75,9 +76,7 @@ class Launcher:
         0
     """
 
-    def __init__(
-        self, imported: Sequence[str] = TORCH, environment: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, imported: Sequence[str] = TORCH, environment: Mapping[str, str] | None = None) -> None:
         self._env = {**_HASHES, **os.environ, **(environment or {})}
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:

@@ -65,9 +65,10 @@ def audit(
         cwd: where to start the script; the current directory by default.
         environment: of the script; that of this process by default.
         keep: a folder, new, for the scratch of all processes; a temporary one by default.
-        saver: of a command that does not use milepost, the library that saves its checkpoints: ``"torch"``. It is killed after
-            some checkpoints (with `every_step`, after each) and resumed.
-        resume_command: of such a command, what resumes it, with ``{checkpoint}`` where the path of the checkpoint belongs.
+        saver: of a command that does not use milepost, the library that saves its checkpoints: ``"torch"`` or ``"keras"``. It is
+            killed after some checkpoints (with `every_step`, after each) and resumed.
+        resume_command: of such a command, what resumes it, with ``{checkpoint}`` where the path of the checkpoint belongs; with
+            ``"keras"`` it may be left out, for `keras.callbacks.BackupAndRestore`.
         say: is told what is being done.
         launch: starts a process; see `milepost.auditing.processes.Launch`.
 

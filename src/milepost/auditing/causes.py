@@ -126,8 +126,8 @@ def _suspect(one: Suspect, aspect: str, *, fit: bool) -> str:
         return words.not_saved(one.kind, one.path, name, place, average=average, metric=aspect == "metrics")
     if one.kind == "layer":
         return (
-            f"`{name}`{place} changes and is none of the model's variables: make it one (self.add_weight(..., trainable=False)), or "
-            "keep it in run.vars"
+            f"`{name}`{place} changes and is none of the model's variables: make it one (self.add_weight(..., trainable=False)), "
+            "or keep it in run.vars"
         )
     if one.kind in _OBJECTS:
         fix = f"Checkpointer(..., {short}={name})"

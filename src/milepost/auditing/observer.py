@@ -240,7 +240,9 @@ class Watched:
         if first:  # batches before the place where the state was captured is reached are read again, not new
             self._batches.clear()
         evidence = self._evidence = self._evidence or Evidence()
-        state = list(self._state(session))  # first: where variables are elsewhere meanwhile (JAX in fit), they are now here
+        state = list(
+            self._state(session)
+        )  # first: where variables are elsewhere meanwhile (JAX in fit), they are now here
         script = {
             leaf.path: self._digest(leaf, whole=False) for leaf in evidence.look(self._items()) if not leaf.opaque
         }

@@ -55,7 +55,7 @@ def audit(
     ] = None,
     saver: Annotated[
         str | None,
-        typer.Option("--saver", metavar="LIBRARY", help="For scripts without milepost: what saves (torch)."),
+        typer.Option("--saver", metavar="LIBRARY", help="For scripts without milepost: what saves (torch, keras)."),
     ] = None,
     resume_command: Annotated[
         str | None,
@@ -70,8 +70,9 @@ def audit(
     bit. Every process has run directories of its own; yours is neither read nor written. The script runs as often as there
     are points, and two times more: let it make few steps.
 
-    A script that does not use milepost is killed after some of its checkpoints, and resumed, with --saver torch and
-    --resume-command 'python train.py --resume {checkpoint}'.
+    A script that does not use milepost is killed after some of its checkpoints, and resumed, with --saver torch (or keras) and
+    --resume-command 'python train.py --resume {checkpoint}'. With --saver keras and no such command it is started again as
+    it was, as BackupAndRestore wants it.
 
     Exit code 0 says exact, 1 not exact, 2 that the command cannot be, 3 that this could not be found out.
 
@@ -98,7 +99,7 @@ def audit(
     if report is not None and not report.parent.is_dir():
         raise typer.BadParameter(f"--report: there is no folder {safe(str(report.parent))}")
     if saver is None and resume_command is not None:
-        raise typer.BadParameter("--resume-command goes with --saver torch")
+        raise typer.BadParameter("--resume-command goes with --saver")
     with Progress() as progress:
         found = run_audit(
             command,

@@ -1,7 +1,7 @@
 """The other private hook: into the train function, where it reads its batches. `milepost audit` looks at them; training does not.
 
-On JAX and PyTorch the function is handed an iterator of Python's or a list. On TensorFlow it reads an iterator of `tf.data` inside a
-graph: there the graph tells what it read.
+On JAX and PyTorch the function is handed an iterator of Python's or a list. On TensorFlow it reads an iterator of `tf.data` inside
+a graph: there the graph tells what it read.
 """
 
 from __future__ import annotations

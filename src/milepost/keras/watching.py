@@ -5,12 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from types import FunctionType
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import keras
 
 from milepost.core.leaves import PLAIN
-from milepost.keras.running import Running
 from milepost.keras.source import storable
 from milepost.keras.variables import host, named
 from milepost.training.rng import is_generator
@@ -29,9 +28,7 @@ def look_into(value: Any, *, is_item: bool) -> tuple[str, Mapping[str, Any]] | N
         return ("layer", beside) if is_item else ("module", {**_values(value.variables), **beside})
     if isinstance(value, keras.callbacks.Callback):
         held = {name: one for name, one in vars(value).items() if name not in _NOT_STATE}
-        if _of_keras(value):  # of a LambdaCallback, say, the functions that a script gave it
-            held = {name: one for name, one in held.items() if isinstance(one, FunctionType) and not _of_keras(one)}
-        return OBJECT, held
+        return OBJECT, _of_builtin(value, held) if _of_keras(value) else held
     if isinstance(value, keras.utils.PyDataset):
         return "dataset", _beside_saved(value)
     if type(value).__name__ == "PRNGKeyArray":  # of JAX
@@ -50,10 +47,20 @@ def parts(item: Any) -> Iterator[Any]:
         yield from item.metrics
 
 
+@runtime_checkable
+class Holder(Protocol):
+    """A ``fit`` under way."""
+
+    model: Any
+
+    def held(self) -> Mapping[str, Any]:
+        """The objects with code of a script's own that it works with: callbacks, and what data is read from."""
+
+
 def roots(items: Iterable[Any]) -> Iterator[tuple[str, str, Any]]:
     """What a script may have no variable for: the callbacks of a ``fit`` under way, and what it reads data from."""
     for one in items:
-        if isinstance(one, Running):
+        if isinstance(one, Holder):
             yield "fit()", "model", one.model
             for name, held in one.held().items():
                 yield "fit()", name, held
@@ -63,11 +70,34 @@ def _values(variables: Iterable[Any]) -> dict[str, Any]:
     return {name: host(one) for name, one in named(variables).items()}
 
 
+def _of_builtin(callback: Any, held: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a callback of Keras: what it counts, and the functions that a script gave it (LambdaCallback). Those that write down what
+    was, or only write, depend on nothing."""
+    if isinstance(callback, _WRITERS) or type(callback).__module__.startswith("milepost."):
+        return {}
+    kinds = (*PLAIN, list, dict)
+    return {
+        name: one
+        for name, one in held.items()
+        if isinstance(one, kinds) or (isinstance(one, FunctionType) and not _of_keras(one))
+    }
+
+
+_WRITERS = (
+    keras.callbacks.History, keras.callbacks.ProgbarLogger, keras.callbacks.CSVLogger, keras.callbacks.ModelCheckpoint,
+    keras.callbacks.BackupAndRestore, keras.callbacks.TensorBoard, keras.callbacks.RemoteMonitor,
+)  # fmt: skip
+
+
 def _beside_saved(dataset: Any) -> dict[str, Any]:
     """The attributes of a `keras.utils.PyDataset` that are not saved. Where threads read ahead, how far they got is chance."""
     if keras.backend.backend() == "tensorflow" or dataset.workers > 1:
         return {}
-    return {name: one for name, one in vars(dataset).items() if not (name.startswith("_") or storable(one) or is_generator(one))}
+    return {
+        name: one
+        for name, one in vars(dataset).items()
+        if not (name.startswith("_") or storable(one) or is_generator(one))
+    }
 
 
 def _of_keras(value: Any) -> bool:
@@ -77,9 +107,10 @@ def _of_keras(value: Any) -> bool:
 
 
 _OF_LAYERS = {
-    "activity_regularizer", "autocast", "build", "built", "call_signature_parameters", "compiled", "history", "jit_compile", "loss",
-    "loss_weights", "name", "optimizer", "predict_function", "quantize", "run_eagerly", "steps_per_execution", "stop_evaluating",
-    "stop_predicting", "stop_training", "supports_jit", "supports_masking", "test_function", "train_function", "training", "unrolled_steps_per_execution",
+    "activity_regularizer", "autocast", "build", "built", "call_signature_parameters", "compiled", "history", "jit_compile",
+    "loss", "loss_weights", "name", "optimizer", "predict_function", "quantize", "run_eagerly", "steps_per_execution",
+    "stop_evaluating", "stop_predicting", "stop_training", "supports_jit", "supports_masking", "test_function",
+    "train_function", "training", "unrolled_steps_per_execution",
 }  # fmt: skip
 """Attributes that Keras gives layers and models, beside those that begin with an underscore."""
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import milepost
 from milepost.auditing.causes import Cause
 from milepost.auditing.compare import Leaf, Pair, suspects
-from milepost.auditing.foreign.causes import Facts, causes, suspected
+from milepost.auditing.foreign.causes import Facts, TorchWords, Words, causes, suspected
 from milepost.auditing.foreign.compare import align, generator_of, parting, random_apart
 from milepost.auditing.foreign.points import points
 from milepost.auditing.foreign.processes import Played, ScriptBench
@@ -24,8 +24,14 @@ from milepost.auditing.records import Kept, Key, Seen
 from milepost.auditing.report import Report, Row, Verdict
 from milepost.auditing.verdict import Place, failed, open_, overall, parted
 from milepost.errors import AuditError, ScriptError
+from milepost.keras.words import SaverWords as KerasWords
 
-SAVERS = ("torch",)
+SAVERS = ("torch", "keras")
+CALLED = {"torch": "torch.save", "keras": "ModelCheckpoint, BackupAndRestore or another way to save a model of Keras"}
+WATCHES = {
+    "torch": "--saver torch watches the steps of torch.optim optimizers",
+    "keras": "--saver keras watches model.fit",
+}
 PLACE, ITSELF = "{checkpoint}", "{itself}"
 FIRST, RESUMED = 1, 2
 """Seeds: a resumed process begins with another random state than the one it continues."""
@@ -47,6 +53,8 @@ def resume_command(saver: str, command: Sequence[str], text: str | None) -> list
             else "a script that uses milepost needs no --saver",
         )
     example = "--resume-command 'python train.py --resume {checkpoint}'"
+    if text is None and saver == "keras":
+        return list(command)  # as with BackupAndRestore
     if text is None:
         raise ScriptError("how the script is resumed has to be said", expected=example)
     try:
@@ -83,8 +91,9 @@ def audit_script(
 
     Args:
         command: what starts it.
-        saver: the library that saves its checkpoints: ``"torch"``.
-        resume: the command that resumes it, with ``{checkpoint}`` where the path of the checkpoint belongs.
+        saver: the library that saves its checkpoints: ``"torch"``, or ``"keras"``.
+        resume: the command that resumes it, with ``{checkpoint}`` where the path of the checkpoint belongs; with ``"keras"`` it
+            may be left out: `command` is then run again, as it is with `keras.callbacks.BackupAndRestore`.
         at: kill it after the first checkpoint at or after these steps (of optimizers); by default after the first, one in the
             middle of an epoch, one at the end of an epoch, and the last.
         steps: how many steps after the last of these to compare; None for all.
@@ -112,6 +121,7 @@ def audit_script(
             command, where, scratch.resolve(), copy_cwd=copy_cwd, environment=os.environ if environment is None else environment,
             seconds=seconds, space=None, keep=keep is not None, launch=launch,
         )  # fmt: skip
+        bench.saver = saver
         one = _Audit(bench, again, at=at, steps=steps, every_save=every_save, say=say)
         try:
             report = one.report()
@@ -143,6 +153,7 @@ class _Audit:
         say: Callable[[str], None],
     ) -> None:
         self._bench, self._again, self._say = bench, list(again), say
+        self._words: Words = TorchWords() if bench.saver == "torch" else KerasWords()
         self._at, self._steps, self._every_save = sorted(set(at)), steps, every_save
         self._environment: dict[str, str] = {}
         self._remarks: list[str] = []
@@ -226,10 +237,10 @@ class _Audit:
         self._bench.drop_files(control.name)
         if not control.seen:
             raise AuditError(
-                _why_nothing(control),
+                _why_nothing(control, self._bench.saver),
                 where=" ".join(self._bench.command),
                 found=control.tail() or "no output",
-                hint="--saver torch watches the steps of torch.optim optimizers",
+                hint=WATCHES[self._bench.saver],
             )
         return control
 
@@ -253,13 +264,13 @@ class _Audit:
     # -- comparing ---------------------------------------------------------------------------------------------------------------
 
     def _nothing_saved(self, control: Played) -> Report:
-        others = control.told("other")
+        others, saver = control.told("other"), CALLED[self._bench.saver]
         if others:
-            text = f"what {', '.join(others)} saved: only checkpoints by torch.save are resumed from"
+            text = f"what {', '.join(others)} saved: only checkpoints by {saver} are resumed from"
         elif control.saves:
-            text = "a checkpoint: torch.save is called before the first step only"
+            text = f"a checkpoint: {saver} is called before the first step only"
         else:
-            text = "a checkpoint: torch.save is never called"
+            text = f"a checkpoint: {saver} is never called"
         row = Row("run once, uninterrupted", "control", None, len(control.seen), Verdict.EXACT)
         return Report(tuple(self._bench.command), Verdict.INCOMPLETE, (row,), 0, (text,), tuple(self._remarks))
 
@@ -292,7 +303,8 @@ class _Audit:
         place = Place(saves[-1].key if saves else point.key, point.label)
         file = self._bench.checkpoint(killed, saves)
         if file is None:
-            return open_(place, "of what torch.save wrote there, no file is left when the process is killed")
+            called = CALLED[self._bench.saver]
+            return open_(place, f"of what {called} wrote there, no file is left when the process is killed")
         self._say(f"resuming after {place.at}")
         command = [one.replace(PLACE, str(file)) for one in self._again]
         # One step more than there should be tells that there are too many.
@@ -324,10 +336,10 @@ class _Audit:
         kinds = {path: kind for one in straight.seen for path, kind in one.kinds.items()}
         beside = suspects(pair, self._is_suspect(straight), kinds, found.after if found is not None else None)
         if found is None:
-            return self._exact(place, pair, apart, [suspected(one) for one in beside], ends)
+            return self._exact(place, pair, apart, [suspected(one, self._words) for one in beside], ends)
         reads = bool(again.loads()) or bool(again.told("other"))
         began = again.seen[0].key if again.seen else None
-        likely = causes(Facts(pair, found, saves, reads, began, apart, beside))
+        likely = causes(Facts(pair, found, saves, reads, began, apart, beside), self._words)
         if self._chance:
             likely = [Cause("", f"the script is not deterministic: {self._chance}")]
         kept = self._kept("straight", name)
@@ -374,9 +386,11 @@ def _last_saves(saves: Sequence[Save]) -> list[Save]:
     return [one for one in saves if one.key.step == saves[-1].key.step] if saves else []
 
 
-def _why_nothing(played: Played) -> str:
+def _why_nothing(played: Played, saver: str) -> str:
     if not played.started:
         return "no Python process of the command could be watched (those started with -I, -E or -S cannot be)"
+    if saver == "keras":
+        return "no step of model.fit was seen" if "keras" in played.frameworks else "the script imports no Keras 3"
     if "torch" not in played.frameworks:
         if "jax" in played.frameworks:
             return "a JAX script keeps its state in values of its own, and can be audited only once it uses milepost"

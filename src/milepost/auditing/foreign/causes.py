@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from milepost.auditing.causes import AVERAGES, MOST, Cause
 from milepost.auditing.compare import Leaf, Pair, Parting, Suspect
@@ -29,10 +29,83 @@ UNKNOWN = (
     "something that the step depends on is not in the checkpoint, and is none of the objects and variables that could be looked "
     "into: a file, a C extension, the time, a global of a library"
 )
-NOTHING_READ = (
-    "the resumed script reads no checkpoint with torch.load: the resume command has to name it ({checkpoint}), or the script has "
-    "to look for it"
-)
+
+
+class Words(Protocol):
+    """What to do about each kind of fault."""
+
+    nothing_read: str
+    """Nothing was read."""
+    position: str
+    """The place within an epoch is not kept."""
+    order: str
+    """Another order of the data."""
+
+    def is_rate(self, path: str) -> bool:
+        """Whether a leaf of an optimizer is what others set: the learning rate."""
+
+    def begun(self, epoch: int, stood: int) -> str | None:
+        """What is to be said of where the resumed script begins to count epochs; None for nothing."""
+
+    def again(self, *, random: bool) -> str:
+        """Why the data of an earlier epoch come again; `random`: global random state begins anew."""
+
+    def object(self, name: str, kind: str, saved: str) -> str:
+        """An object does not come back; `saved` says whether it is in the checkpoint: "same", "other" (otherwise), or ""."""
+
+    def random(self, library: str, *, saved: bool) -> str:
+        """A global generator is elsewhere than it was."""
+
+    def suspect(self, one: Suspect) -> str | None:
+        """A variable, or an attribute of an object, is not put back; None where there is nothing special to say."""
+
+
+class TorchWords:
+    """Where torch.save makes the checkpoints."""
+
+    nothing_read = (
+        "the resumed script reads no checkpoint with torch.load: the resume command has to name it ({checkpoint}), or the script "
+        "has to look for it"
+    )
+    position = (
+        "save how many batches of the epoch are done, and begin there in the same order (milepost's run.batches does)"
+    )
+    order = (
+        "the data come in another order, or are changed by other random numbers: what orders them (a generator, a sampler's epoch, "
+        "the global RNG) is not in the checkpoint"
+    )
+
+    def is_rate(self, path: str) -> bool:
+        """See `Words`."""
+        return False
+
+    def begun(self, epoch: int, stood: int) -> str | None:
+        """See `Words`. How a script counts its epochs is not known."""
+        return None
+
+    def again(self, *, random: bool) -> str:
+        """See `Words`."""
+        return "the random numbers that order them begin anew" if random else "the epoch counter is restarted"
+
+    def object(self, name: str, kind: str, saved: str) -> str:
+        """See `Words`."""
+        return _object(name, kind, saved)
+
+    def random(self, library: str, *, saved: bool) -> str:
+        """See `Words`."""
+        if library not in _RANDOM:
+            return f"{library}'s global RNG is not put back: save its state, and set it when resuming"
+        who, get, put = _RANDOM[library]
+        if saved:
+            return (
+                f"{who} is in the checkpoint, but is elsewhere at the first step: {put} is missing, or more is drawn after it "
+                "than without the restart"
+            )
+        return f"{who} is not in the checkpoint: save {get}, and {put} when resuming"
+
+    def suspect(self, one: Suspect) -> str | None:
+        """See `Words`."""
+        return None
 
 
 class Facts(NamedTuple):
@@ -51,30 +124,35 @@ class Facts(NamedTuple):
     suspects: Sequence[Suspect]
 
 
-def causes(facts: Facts) -> list[Cause]:
+def causes(facts: Facts, words: Words) -> list[Cause]:
     """What is likely to be the matter, the most likely first; nothing where the processes do not part."""
     parting = facts.parting
     if parting is None or not (facts.pair.straight and facts.pair.other):
         return []
     if not facts.reads and parting.after == 0:
-        return [Cause("restart", NOTHING_READ)]
+        return [Cause("restart", words.nothing_read)]
     one, other = facts.pair.straight[0], facts.pair.other[0]
-    named = _lost(one, other, facts.saves) if parting.aspect == "state" and parting.after == 0 else []
+    named = _lost(one, other, facts.saves, words) if parting.aspect == "state" and parting.after == 0 else []
+    begun = words.begun(facts.began.epoch, one.key.epoch) if facts.began is not None else None
+    named += [Cause("epoch", begun)] if begun is not None else []
     others = parting.aspect == "batches" or (parting.after == 0 and _batches_differ(one, other))
-    data = _data(facts) if others else []
+    data = _data(facts, words) if others else []
     named += data
+    special = [] if data else [suspected(one, words) for one in facts.suspects if words.suspect(one) is not None]
+    named += {one.text: one for one in reversed(special)}.values()
     felt = others or parting.after > 0 or one.state == other.state
-    if facts.apart and felt and not (data and _is_saved(facts.apart, facts.saves)):
-        named += _random(facts.apart, facts.saves)
+    if facts.apart and felt and not special and not (data and _is_saved(facts.apart, facts.saves)):
+        named += _random(facts.apart, facts.saves, words)
     if parting.aspect == "buffers":
         named += _buffers(parting.leaves, one, facts.saves)
-    wanted = [one for one in facts.suspects if not named or one.kind or _counts(one)]
+    rest = [one for one in facts.suspects if not (special and words.suspect(one) is not None)]
+    wanted = [one for one in rest if not named or one.kind or _counts(one)]
     if not named or others or parting.aspect == "place":
-        named += [suspected(one) for one in wanted]
+        named += [suspected(one, words) for one in wanted]
     return (named or [Cause("", UNKNOWN)])[:MOST]
 
 
-def _lost(one: Seen, other: Seen, saves: Sequence[Save]) -> list[Cause]:
+def _lost(one: Seen, other: Seen, saves: Sequence[Save], words: Words) -> list[Cause]:
     """Objects that are otherwise before the first step than they were."""
     objects = {name: _below(one.state, name) for name, kind in one.kinds.items() if kind in _KINDS}
     lost = [name for name in objects if objects[name] and objects[name] != _below(other.state, name)]
@@ -85,7 +163,9 @@ def _lost(one: Seen, other: Seen, saves: Sequence[Save]) -> list[Cause]:
             apart = set(changed(objects[name], _below(other.state, name)))
             if all(path.startswith("param_groups/") for path in apart):
                 continue  # the scheduler's doing
-        found.append(Cause(name, _object(name, kind, _is_in(saves, name, objects))))
+        if kind == "optimizer" and all(map(words.is_rate, changed(objects[name], _below(other.state, name)))):
+            continue  # that of what sets the rate
+        found.append(Cause(name, words.object(name, kind, _is_in(saves, name, objects))))
     return found
 
 
@@ -149,7 +229,7 @@ def _batches_differ(one: Seen, other: Seen) -> bool:
     return [batch.leaves for batch in one.batches][-1:] != [batch.leaves for batch in other.batches][-1:]
 
 
-def _data(facts: Facts) -> list[Cause]:
+def _data(facts: Facts, words: Words) -> list[Cause]:
     """Why another batch came."""
     parting = facts.parting
     assert parting is not None
@@ -160,7 +240,7 @@ def _data(facts: Facts) -> list[Cause]:
     now = here.batches[-1].leaves
     seen = [*facts.pair.before, *facts.pair.straight]
     at = [one.key for one in seen for batch in one.batches[-1:] if batch.leaves == now]
-    fix = "save how many batches of the epoch are done, and begin there in the same order (milepost's run.batches does)"
+    fix = words.position
     began = facts.began
     if parting.after == 0 and began is not None and want.batch > began.batch:
         # The checkpoint is in the middle of an epoch, and the loader begins.
@@ -181,7 +261,7 @@ def _data(facts: Facts) -> list[Cause]:
                       f"{want.batch - 1} batches is in part trained twice, the rest of it in part never: {fix}")]  # fmt: skip
     if at and at[0].epoch != want.epoch:
         anew = facts.apart and not _is_saved(facts.apart, facts.saves)
-        why = "the random numbers that order them begin anew" if anew else "the epoch counter is restarted"
+        why = words.again(random=bool(anew))
         return [
             Cause("epoch", f"the data of epoch {at[0].epoch} come again in place of those of epoch {want.epoch}: {why}")
         ]
@@ -194,8 +274,7 @@ def _data(facts: Facts) -> list[Cause]:
         ]
     if facts.apart:  # which is said by name
         return []
-    return [Cause("batch", "the data come in another order, or are changed by other random numbers: what orders them (a generator, "
-                  "a sampler's epoch, the global RNG) is not in the checkpoint")]  # fmt: skip
+    return [Cause("batch", words.order)]
 
 
 def _is_saved(apart: Sequence[Leaf], saves: Sequence[Save]) -> bool:
@@ -204,7 +283,7 @@ def _is_saved(apart: Sequence[Leaf], saves: Sequence[Save]) -> bool:
     return all(generator_of(leaf.path).removeprefix("rng/") in saved for leaf in apart)
 
 
-def _random(apart: Sequence[Leaf], saves: Sequence[Save]) -> list[Cause]:
+def _random(apart: Sequence[Leaf], saves: Sequence[Save], words: Words) -> list[Cause]:
     saved = {name for save in saves for name in save.random}
     found = []
     for one in dict.fromkeys(generator_of(leaf.path) for leaf in apart):
@@ -212,23 +291,17 @@ def _random(apart: Sequence[Leaf], saves: Sequence[Save]) -> list[Cause]:
         shown = name.replace("~1", ".").replace("~0", "~")
         if group != "rng":
             text = f"the generator `{shown}` is not put back: save its state, and set it when resuming"
-        elif name not in _RANDOM:
-            text = f"{name}'s global RNG is not put back: save its state, and set it when resuming"
-        elif name in saved:
-            who, _, put = _RANDOM[name]
-            text = (
-                f"{who} is in the checkpoint, but is elsewhere at the first step: {put} is missing, or more is drawn after it "
-                "than without the restart"
-            )
         else:
-            who, get, put = _RANDOM[name]
-            text = f"{who} is not in the checkpoint: save {get}, and {put} when resuming"
+            text = words.random(name, saved=name in saved)
         found.append(Cause(one, text))
     return found
 
 
-def suspected(one: Suspect) -> Cause:
+def suspected(one: Suspect, words: Words) -> Cause:
     """A variable that is not put back."""
+    special = words.suspect(one)
+    if special is not None:
+        return Cause(one.path, special)
     scope, _, rest = one.path.partition("/")
     name = rest.replace("/", ".")
     place = "" if scope == "__main__" else f" of {scope}"

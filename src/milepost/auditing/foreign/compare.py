@@ -27,7 +27,8 @@ def align(straight: Sequence[Seen], other: Sequence[Seen], done: int) -> Pair:
 
 
 def _call_alike(one: Seen, other: Sequence[Seen]) -> Sequence[Seen]:
-    """Call objects by the names that they have in `one`: another script that resumes may have other names."""
+    """Call objects, and what is in them, by the names that they have in `one`: another script that resumes may have other names,
+    and Keras calls the variables of a model that it has loaded otherwise than those of one that was made."""
     mine, theirs = ({name: kind for name, kind in seen.kinds.items() if kind in STATEFUL and _parts(seen, name)}
                     for seen in (one, other[0]))  # fmt: skip
     names: dict[str, str] = {}
@@ -36,7 +37,12 @@ def _call_alike(one: Seen, other: Sequence[Seen]) -> Sequence[Seen]:
         alike = [known for known in fit if _parts(one, known) == _parts(other[0], name)] or fit
         if len(alike) == 1 and alike[0] not in names.values():
             names[name] = alike[0]
-    return [_renamed(seen, names) for seen in other] if names else other
+    other = [_renamed(seen, names) for seen in other] if names else other
+    for name in mine.keys() & {names.get(name, name) for name in theirs}:
+        parts, others = ([path for path in seen.state if path.startswith(f"{name}/")] for seen in (one, other[0]))
+        if len(parts) == len(others) and set(parts) != set(others):
+            other = [_renamed(seen, dict(zip(others, parts, strict=True))) for seen in other]
+    return other
 
 
 def _parts(seen: Seen, name: str) -> set[str]:

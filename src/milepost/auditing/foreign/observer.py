@@ -5,9 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import random
-import signal
 import sys
-import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,12 +14,11 @@ import msgspec
 import numpy as np
 
 from milepost.auditing.foreign.finder import Finder, Found, generators, made, state
-from milepost.auditing.foreign.overlay import Overlay
-from milepost.auditing.foreign.records import EARLY, END, Line, Save, Spec
+from milepost.auditing.foreign.notes import Notes, attributes
+from milepost.auditing.foreign.records import END, Line, Save, Spec
 from milepost.auditing.foreign.redirect import redirect
-from milepost.auditing.observer import LARGE, Ended
-from milepost.auditing.records import Batch, Head, Key, Log, Samples, Seen, digest_of
-from milepost.core.leaves import Leaf, fingerprint, leaves
+from milepost.auditing.records import Batch, Key, Seen, digest_of
+from milepost.core.leaves import leaves
 from milepost.torch import scripts
 from milepost.torch.watching import look_into
 from milepost.training.progress import Phase
@@ -59,7 +56,7 @@ def saver_imported(module: str) -> None:
         watcher.watch_saver(module, OTHERS[module])
 
 
-class Watcher:
+class Watcher(Notes):
     """Sees what a script does with PyTorch, and writes it down.
 
     A *moment* is the one before a step of an optimizer: what leads to the step is in place, and what the script did after the
@@ -67,52 +64,32 @@ class Watcher:
     """
 
     def __init__(self, spec: Spec) -> None:
-        self._spec = spec
-        self.overlay = Overlay(spec.mirror, spec.families, spec.folders, spec.log, self._tell)
-        self._until = None if spec.seconds is None else time.monotonic() + spec.seconds
-        self._files: tuple[Log, Samples] | None = None
-        self._over = False
+        super().__init__(spec)
         self._begin()
 
     def _begin(self) -> None:
         self._finder = Finder()
         self._rng = GlobalRng()
-        self._steps = 0
         self._stepping: Any = None
-        self._saved_now = False
         self._pass: scripts.Pass | None = None
         """What the batch of the last step came from."""
         self._handing: scripts.Pass | None = None
         self._passes: dict[str, int] = {}
         self._batches: list[tuple[scripts.Pass, Batch]] = []
-        self._opaque: list[str] = []
         self._last: list[Found] = []
 
-    def about_to_fork(self) -> None:
-        """What waits to be written must not be written by the child too."""
-        if self._files is not None:
-            self._files[1].flush()
-
     def forked(self) -> None:
-        """The process is a child now, with nothing to say unless it trains itself."""
-        self._files = None
+        super().forked()
         self._begin()
 
     # -- moments -------------------------------------------------------------------------------------------------------------
 
     def before_step(self, optimizer: Any, closure: bool) -> None:
         """A step of an optimizer is about to be made, perhaps within that of another, which wraps it."""
-        if self._over:  # it caught our exit and went on
-            os._exit(0)
         if self._stepping not in (None, id(optimizer)):
             return
         self._stepping = id(optimizer)
-        spec = self._spec
-        if spec.kill is not None and self._saved_now and self._steps >= spec.kill:
-            self._write(Line(killed=True))
-            os.kill(os.getpid(), signal.SIGKILL)
-        self._saved_now = False
-        self._steps += 1
+        self._begin_step()
         self._pass = self._handing
         found, beside = self._finder.find(optimizer)
         self._last = found
@@ -121,12 +98,7 @@ class Watcher:
         self._write_moment(
             Key(0, self._steps, *self._place(before=True), ""), None if closure else optimizer, script, kinds
         )
-        late = self._until is not None and time.monotonic() > self._until
-        if late or self._steps == spec.moments:
-            if late:
-                Path(spec.log, EARLY).touch()
-            self._over = True
-            raise Ended(0)
+        self._end_if_due()
 
     def after_step(self, optimizer: Any, closure: bool) -> None:
         """The step was made."""
@@ -179,12 +151,7 @@ class Watcher:
 
     def handed(self, one: scripts.Pass, batch: Any) -> None:
         """It hands out a batch."""
-        found = {}
-        for leaf in leaves(batch, "", _attributes):
-            found[leaf.path or "."] = self._digest(leaf)
-            if leaf.opaque:
-                self._opaque.append(f"batch of {one.loop}: {leaf.path or '.'} ({leaf.kind})")
-        self._batches.append((one, Batch(one.loop, found)))
+        self._batches.append((one, self._batch(one.loop, batch)))
         self._handing = one
 
     # -- files ----------------------------------------------------------------------------------------------------------------
@@ -235,47 +202,11 @@ class Watcher:
 
         return call
 
-    # -- writing down ------------------------------------------------------------------------------------------------------------
-
-    def _tell(self, what: str, one: Any) -> None:
-        self._write(Line(**{what: one}))
-
-    def _write(self, line: Line) -> None:
-        self._opened()[0].write(line)
-
-    def _opened(self) -> tuple[Log, Samples]:
-        """What is written to; it is there once this process has something to say."""
-        if self._files is None:
-            path = Path(self._spec.log, f"{time.time_ns()}-{os.getpid()}.jsonl")
-            rank = os.environ.get("RANK", "0").zfill(6)
-            self._files = Log(path, Head(rank, self._spec.mirror, os.getpid(), sys.argv)), Samples(path)
-        return self._files
-
-    def _digests(self, found: Iterable[Leaf]) -> dict[str, str]:
-        digests = {}
-        for leaf in found:
-            digests[leaf.path] = self._digest(leaf)
-            if leaf.opaque:
-                self._opaque.append(f"{leaf.path} ({leaf.kind})")
-        return digests
-
-    def _digest(self, leaf: Leaf, *, whole: bool = True) -> str:
-        if not whole and leaf.info is not None and leaf.info.nbytes > LARGE:
-            return fingerprint(leaf.value)
-        digest = digest_of(leaf)
-        self._opened()[1].put(digest, leaf)
-        return digest
-
-
-def _attributes(value: Any, path: str) -> Mapping[str, Any] | None:
-    held = getattr(value, "__dict__", None)
-    return held if held and not callable(value) else None
-
 
 def _saved_objects(value: Any, path: str) -> Mapping[str, Any] | None:
     """What is in an object that is saved as a whole."""
     found = look_into(value, is_item=False)
-    return found[1] if found is not None else _attributes(value, path)
+    return found[1] if found is not None else attributes(value, path)
 
 
 def _random_in(saved: Mapping[str, str]) -> list[str]:

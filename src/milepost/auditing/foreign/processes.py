@@ -82,6 +82,8 @@ class ScriptBench(Bench):
     families: tuple[str, ...] = ()
     folders: tuple[str, ...] = ()
     """What is known of the files that the script saves."""
+    saver = "torch"
+    """The library that saves."""
     given: tuple[str, ...] = ()
     """Files of the person's of which every process has a copy in scratch at first."""
 
@@ -116,7 +118,7 @@ class ScriptBench(Bench):
             self._begin(mirror)
         cwd = self._own_cwd(here)
         spec = Spec(str(mirror), str(log), str(cwd), seed, list(self.families), list(self.folders),
-                    moments=moments, seconds=self.seconds, kill=kill)  # fmt: skip
+                    moments=moments, seconds=self.seconds, kill=kill, saver=self.saver)  # fmt: skip
         path = here / f"spec-{seed}.json"
         path.write_bytes(msgspec.json.encode(spec))
         variables = {**self._environment, **(environment or {})}

@@ -27,7 +27,7 @@ class Spec(msgspec.Struct, omit_defaults=True):
     `mirror` is where files are that the script saves, `log` takes what is written down, `families` and `folders` are known from
     earlier processes (see `milepost.auditing.foreign.overlay`), `seed` is that of all libraries at first. The script is ended
     after `moments` moments or `seconds`; with `kill`, by SIGKILL before the first step after that which saved, once so
-    many steps were made.
+    many steps were made. `saver` is the library that saves.
     """
 
     mirror: str
@@ -39,6 +39,7 @@ class Spec(msgspec.Struct, omit_defaults=True):
     moments: int | None = None
     seconds: float | None = None
     kill: int | None = None
+    saver: str = "torch"
 
 
 class Save(msgspec.Struct, omit_defaults=True):

@@ -1,8 +1,8 @@
 """Comes first on PYTHONPATH in the processes of ``milepost audit --saver``, so Python imports it before the script.
 
-It uses the standard library alone, and waits: nothing else is imported before the script itself has imported torch. What a
-library's global random state is at first is chosen here, so that uninterrupted processes of a script that does not seed are
-the same.
+It uses the standard library alone, and waits: nothing else is imported before the script itself has imported torch, or Keras. What
+a library's global random state is at first is chosen here, so that uninterrupted processes of a script that does not seed are the
+same.
 """
 
 from __future__ import annotations
@@ -74,8 +74,19 @@ def _start(path: str) -> None:
 
     def torch() -> None:
         sys.modules["torch"].manual_seed(seed)
+        if told["saver"] == "torch":
+            arm("milepost.auditing.foreign.observer")
+
+    def tensorflow() -> None:
+        sys.modules["tensorflow"].random.set_seed(seed)
+
+    def keras() -> None:
+        if told["saver"] == "keras":
+            arm("milepost.auditing.foreign.fits")
+
+    def arm(watcher: str) -> None:
         try:
-            importlib.import_module("milepost.auditing.foreign.observer").arm(path)
+            importlib.import_module(watcher).arm(path)
         except Exception:  # noqa: BLE001 - the script goes on, and the audit says what is the matter
             with open(os.path.join(log, f"{os.getpid()}.problem"), "w", encoding="utf-8") as file:
                 file.write(f"{sys.executable}\n{traceback.format_exc()}")
@@ -84,6 +95,8 @@ def _start(path: str) -> None:
     waiting: dict[str, Callable[[], None]] = {
         "numpy.random": numpy,
         "torch": torch,
+        "tensorflow": tensorflow,
+        "keras": keras,
         **{name: functools.partial(_saver, name) for name in SAVERS},
     }
     for name in [name for name in waiting if name in sys.modules]:

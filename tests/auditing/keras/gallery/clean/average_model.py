@@ -19,7 +19,7 @@ class Average(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         now = self.model.get_weights()
-        self.averaged = [0.8 * one + 0.2 * other for one, other in zip(self.averaged, now)]
+        self.averaged = [0.8 * one + 0.2 * other for one, other in zip(self.averaged, now, strict=True)]
         self.model.set_weights(self.averaged)
         logs["val_averaged"] = self.model.evaluate(x[:16], y[:16], verbose=0)
         self.model.set_weights(now)

@@ -9,6 +9,7 @@ keras.utils.set_random_seed(7)
 x = np.random.default_rng(0).normal(size=(40, 5)).astype("float32")
 y = (x[:, :1] > 0).astype("float32")
 
+
 def warm_up(epoch, rate):
     return 0.01 * min(1.0, (epoch + 1) / 4)
 

@@ -20,13 +20,14 @@ class Linear(tf.Module):
     def train(self, x, y):
         with tf.GradientTape() as tape:
             loss = tf.reduce_mean((x @ self.weight + self.bias - y) ** 2)
-        for variable, slope in zip(self.trainable_variables, tape.gradient(loss, self.trainable_variables)):
+        slopes = tape.gradient(loss, self.trainable_variables)
+        for variable, slope in zip(self.trainable_variables, slopes, strict=True):
             variable.assign_sub(0.1 * slope)
         return loss
 
 
 model = Linear()
 with milepost.Checkpointer("runs/loop", model=model, noise=noise, every=milepost.Every(steps=5)) as run:
-    for epoch in run.epochs(3):
+    for _ in run.epochs(3):
         for x, y in run.batches(data, replay=True):
             run.step(loss=model.train(x + noise.normal((8, 5), stddev=0.1), y))

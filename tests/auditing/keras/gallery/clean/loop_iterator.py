@@ -21,5 +21,5 @@ def train_step(x, y):
 
 
 with milepost.Checkpointer("runs/loop", weight=weight, batches=batches, every=milepost.Every(steps=5)) as run:
-    for step in run.steps(15):
+    for _ in run.steps(15):
         run.step(loss=train_step(*next(batches)))

@@ -17,7 +17,7 @@ averaged.set_weights(model.get_weights())
 class Average(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         now = self.model.get_weights()
-        averaged.set_weights([0.8 * one + 0.2 * other for one, other in zip(averaged.get_weights(), now)])
+        averaged.set_weights([0.8 * one + 0.2 * other for one, other in zip(averaged.get_weights(), now, strict=True)])
         self.model.set_weights(averaged.get_weights())
         logs["val_averaged"] = self.model.evaluate(x[:16], y[:16], verbose=0)
         self.model.set_weights(now)

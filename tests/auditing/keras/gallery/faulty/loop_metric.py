@@ -23,7 +23,7 @@ def train_step(x, y):
 
 
 with milepost.Checkpointer("runs/loop", weight=weight, every=milepost.Every(steps=5)) as run:
-    for epoch in run.epochs(3):
+    for _ in run.epochs(3):
         for x, y in run.batches(data, replay=True):
             run.step(loss=train_step(x, y))
         run.epoch_end(error=float(error.result()))

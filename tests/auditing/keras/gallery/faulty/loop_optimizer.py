@@ -17,12 +17,13 @@ optimizer = keras.optimizers.Adam(0.01)
 def train_step(x, y):
     with tf.GradientTape() as tape:
         loss = tf.reduce_mean((model(x, training=True) - y) ** 2)
-    optimizer.apply_gradients(zip(tape.gradient(loss, model.trainable_variables), model.trainable_variables))
+    slopes = tape.gradient(loss, model.trainable_variables)
+    optimizer.apply_gradients(zip(slopes, model.trainable_variables, strict=True))
     return loss
 
 
 optimizer.build(model.trainable_variables)
 with milepost.Checkpointer("runs/loop", model=model, every=milepost.Every(steps=5)) as run:
-    for epoch in run.epochs(3):
+    for _ in run.epochs(3):
         for x, y in run.batches(data, replay=True):
             run.step(loss=train_step(x, y))

@@ -1,0 +1,44 @@
+"""Which script of a gallery is audited on which backend."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from launcher import Launcher
+
+NAMES = ("tensorflow", "jax", "torch")
+ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+"""Of every script, beside KERAS_BACKEND."""
+
+
+class Backend(NamedTuple):
+    name: str
+    environment: Mapping[str, str]
+    launcher: Launcher
+
+
+class Gallery:
+    """Scripts that are faulty, and their twins that are clean."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(__file__).parent / folder
+        self.expected: dict[str, dict[str, Any]] = tomllib.loads((self.folder / "expected.toml").read_text())
+
+    def path(self, kind: str, name: str) -> Path:
+        return self.folder / kind / f"{name}.py"
+
+    def names(self, kind: str) -> list[str]:
+        return sorted(path.stem for path in (self.folder / kind).glob("*.py"))
+
+    def backends(self, name: str) -> tuple[str, ...]:
+        return tuple(self.expected.get(name, {}).get("backends", NAMES))
+
+    def cases(self, kind: str, *, every: bool) -> Iterator[tuple[str, str]]:
+        """(backend, script): each script on one of its backends, or on all."""
+        for number, name in enumerate(self.names(kind)):
+            backends = self.backends(name)
+            for one in backends if every else [backends[number % len(backends)]]:
+                yield one, name

@@ -1,0 +1,13 @@
+"""Warms the learning rate up, by what the optimizer has counted."""
+
+import keras
+import numpy as np
+
+keras.utils.set_random_seed(7)
+x = np.random.default_rng(0).normal(size=(40, 5)).astype("float32")
+y = (x[:, :1] > 0).astype("float32")
+model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(4, activation="relu"), keras.layers.Dense(1)])
+rate = keras.optimizers.schedules.CosineDecay(0.0, 20, warmup_target=0.01, warmup_steps=8)
+model.compile(keras.optimizers.Adam(rate), "mse")
+callbacks = [keras.callbacks.BackupAndRestore("backup")]
+model.fit(x, y, batch_size=8, epochs=4, shuffle=False, verbose=0, callbacks=callbacks)
