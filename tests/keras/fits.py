@@ -32,7 +32,7 @@ from milepost.keras import Checkpoint
 from milepost.storage.local import LocalStorage
 
 K = keras.layers
-SAMPLES, BATCH, EPOCHS = 38, 4, 3
+SAMPLES, BATCH, EPOCHS = 38, 4, 4
 
 
 def samples() -> tuple[Any, Any]:
@@ -208,9 +208,13 @@ def summaries(run: Path) -> list[Any]:
 
 
 def moments(run: Path) -> list[tuple[str, int]]:
-    """(which batch of the second epoch was done last, step) of the checkpoints to go on from."""
-    found = [one.step for one in summaries(run) if one.epoch == 1 and one.phase == "in-epoch"]
+    """(which batch of which epoch was done last, step) of the checkpoints to go on from; of the second where nothing is said."""
+    steps = [
+        [one.step for one in summaries(run) if one.epoch == epoch and one.phase == "in-epoch"] for epoch in range(3)
+    ]
+    found = steps[1]
     places = {"first": found[0], "middle": found[len(found) // 2], "before the last": found[-2], "last": found[-1]}
+    places |= {"last of epoch 1": steps[0][-1], "last of epoch 3": steps[2][-1]}
     return list({step: (name, step) for name, step in places.items()}.values())
 
 

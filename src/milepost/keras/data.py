@@ -42,11 +42,11 @@ class Data:
         self._waiting: list[Any] = []
         self._pass_waiting: list[Any] = []
         self._left: tuple[str, ...] = ()
-        self._iterator: Any = None
-        """The newest iterator of `tf.data`."""
+        self._tf_pass: Any = None
+        """The newest pass over a pipeline of `tf.data`."""
         self._replay: Mapping[str, Any] | None = None
         self._tf_replay: Any = None
-        """The position that the next iterator of `tf.data` is to be taken to."""
+        """The position that the next pass over a pipeline of `tf.data` is to be taken to."""
         self._done = 0
         """Batches of the first epoch that are done."""
         self._is_over = False
@@ -78,14 +78,7 @@ class Data:
         }
 
     def _tf_state(self) -> Any:
-        if self._iterator is None:
-            return None
-        from milepost.tensorflow import iterators, rng
-
-        if fitting.reads_arrays(self._epochs) and rng.is_seeded():
-            return None  # the position leaves out how each batch is shuffled, which a seed gives again
-
-        return iterators.capture(self._iterator)
+        return None if self._tf_pass is None else self._tf_pass.capture()
 
     @property
     def left_alone(self) -> tuple[str, ...]:
@@ -131,7 +124,7 @@ class Data:
         if saved["tf"] is not None and dataset is not None:
             from milepost.tensorflow import iterators
 
-            iterators.restore(iter(dataset), saved["tf"])
+            iterators.pass_over(dataset, saved["tf"])
         elif fitting.is_generator(self._epochs):
             for _ in self._epochs._get_iterator():
                 pass
@@ -222,18 +215,19 @@ class Data:
         return iterator
 
     def _opened(self, iterator: Any) -> Any:
-        if hasattr(self._epochs, "_distributed_dataset"):
-            return self.tapped(iterator)  # TensorFlow reads inside a graph, from its own kind of iterator only
+        dataset = getattr(self._epochs, "_distributed_dataset", None)
+        if dataset is not None:
+            return self.tapped(dataset, iterator)  # TensorFlow reads inside a graph, from its own kind of iterator only
         return _First(iterator, self)
 
-    def tapped(self, iterator: Any) -> Any:
-        """An iterator of `tf.data` was made; it is where it should be."""
-        self._iterator = iterator
-        state, self._tf_replay = self._tf_replay, None
-        if state is not None:
-            from milepost.tensorflow import iterators
+    def tapped(self, dataset: Any, iterator: Any) -> Any:
+        """An iterator of the `tf.data` pipeline `dataset` was made; it is where it should be."""
+        from milepost.tensorflow import iterators, rng
 
-            iterators.restore(iterator, state)
+        state, self._tf_replay = self._tf_replay, None
+        # With a seed, arrays are drawn again: their position leaves out how each batch is shuffled.
+        drawn_again = fitting.reads_arrays(self._epochs) and rng.is_seeded()
+        self._tf_pass = None if drawn_again else iterators.Pass(dataset, iterator, state)
         return iterator
 
     def asked(self) -> None:
@@ -258,7 +252,7 @@ class _Tap:
         self._data, self.dataset = data, dataset
 
     def __iter__(self) -> Any:
-        return self._data.tapped(iter(self.dataset))
+        return self._data.tapped(self.dataset, iter(self.dataset))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.dataset, name)

@@ -1,4 +1,9 @@
-"""Where an iterator of `tf.data` is, as bytes."""
+"""Where an iterator of `tf.data` is, as bytes.
+
+A dataset that shuffles gives each iterator another order, by a count of those made of it. TensorFlow saves that count with an
+iterator only until all data was read into the shuffle buffer. So the state at the beginning of a pass is kept too: putting
+that back into any iterator puts the count back.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +30,35 @@ def capture(iterator: Any) -> State | None:
             return None
         files = sorted(Path(folder).glob(f"{_STEM}.*"))
         return {file.name.removeprefix(f"{_STEM}."): np.fromfile(file, np.uint8) for file in files}
+
+
+class Pass:
+    """One pass over a dataset: its iterator, and what a checkpoint keeps of it.
+
+    Args:
+        dataset: a `tf.data.Dataset`.
+        iterator: one that was just made of it.
+        saved: what `capture` gave in an earlier process, to go on there; None for a pass that begins.
+    """
+
+    def __init__(self, dataset: Any, iterator: Any, saved: Mapping[str, Any] | None = None) -> None:
+        self.iterator = iterator
+        if saved is None:
+            self._start = capture(iterator)
+            return
+        self._start = saved["start"]
+        restore(iterator, saved["now"])
+        restore(iter(dataset), self._start)
+
+    def capture(self) -> dict[str, State] | None:
+        """Where it is; None where TensorFlow cannot tell."""
+        now = capture(self.iterator) if self._start is not None else None
+        return None if now is None or self._start is None else {"now": now, "start": self._start}
+
+
+def pass_over(dataset: Any, saved: Mapping[str, Any]) -> None:
+    """The next iterator made of `dataset` is to be the one after the pass that `saved` was captured in."""
+    restore(iter(dataset), saved["start"])
 
 
 def restore(iterator: Any, state: Mapping[str, Any]) -> None:

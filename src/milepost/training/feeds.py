@@ -56,7 +56,11 @@ class Feed(Protocol):
 
 # -- which feed ----------------------------------------------------------------------
 
-_ADAPTERS = {"torch": "milepost.torch.loader", "torchdata": "milepost.torch.loader"}
+_ADAPTERS = {
+    "torch": "milepost.torch.loader",
+    "torchdata": "milepost.torch.loader",
+    "tensorflow": "milepost.tensorflow.loader",
+}
 
 
 def _adapter(loader: object) -> Any:
