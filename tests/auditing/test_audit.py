@@ -40,7 +40,7 @@ def test_the_points_it_chooses(job: Callable[..., Report]) -> None:
 
 def test_steps_that_are_named(job: Callable[..., Report]) -> None:
     report = job(at=[7, 2], steps=2)
-    assert points(report) == [(2, "in-epoch", ""), (7, "in-epoch", "")]
+    assert points(report) == [(2, "in-epoch", "mid-epoch"), (7, "in-epoch", "mid-epoch")]
     # Up to two steps after the last: 2 to 9 and one end of an epoch with two moments beside it; then 7 to 9.
     assert [row.compared for row in report.rows if row.at is not None] == [11, 3]
 
@@ -129,7 +129,7 @@ def test_a_batch_that_cannot_be_looked_into_is_never_called_exact(tmp_path: Path
     )  # fmt: skip
     report = audit([sys.executable, "train.py"], cwd=tmp_path, at=[7])
     assert (report.verdict, report.exit_code) == (Verdict.INCOMPLETE, 3)
-    assert report.unseen == ("batch of batches: . (list_iterator)",)
+    assert report.unseen == ("a batch of batches: list_iterator cannot be looked into",)
 
 
 def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

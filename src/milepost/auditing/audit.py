@@ -12,6 +12,7 @@ from typing import Any
 
 import milepost
 from milepost.auditing.call import command_for
+from milepost.auditing.files.writes import read_written
 from milepost.auditing.foreign.audit import audit_script
 from milepost.auditing.points import Point, choose, fitting
 from milepost.auditing.processes import Bench, Launch, Stamp, files_in, launch, scratch_folder
@@ -20,7 +21,6 @@ from milepost.auditing.resumption import Resumption
 from milepost.auditing.subject import Subject
 from milepost.auditing.uninterrupted import Uninterrupted
 from milepost.auditing.verdict import left_out, overall, remarks_beside, suspect_files
-from milepost.auditing.writes import read_written
 from milepost.errors import AuditError, ScriptError
 
 BESIDE = 4

@@ -16,10 +16,11 @@ from typing import Any
 import msgspec
 
 from milepost.auditing.evidence import Evidence
-from milepost.auditing.records import THE_END, Batch, Head, Key, Log, Samples, Seen, digest_of
+from milepost.auditing.files import run_files
+from milepost.auditing.files.writes import Writes
+from milepost.auditing.records import THE_END, Batch, Head, Key, Log, Samples, Seen, digest_of, opaque_batch
 from milepost.auditing.spec import EARLY, LOOPS, MOST_LOG, Spec
 from milepost.auditing.taker import Taker
-from milepost.auditing.writes import Writes
 from milepost.core.leaves import Leaf, fingerprint, leaves
 from milepost.core.paths import escape
 from milepost.errors import MilepostError
@@ -82,6 +83,7 @@ class Observer:
         place = os.path.realpath(asked.directory)
         scratch = os.path.join(self._spec.runs, scratch_name(place, self._spec.cwd))
         os.makedirs(os.path.dirname(scratch), exist_ok=True)
+        run_files.opens(place, scratch)
         keep = asked.keep or Keep()
         elsewhere = "/" in asked.resume or "@" in asked.resume
         if elsewhere and os.path.realpath(asked.resume.partition("@")[0]) == place:
@@ -172,9 +174,11 @@ class Observer:
 
     def _watch_loaders(self) -> None:
         if "torch" in sys.modules and "torch" not in self._watched:
+            from milepost.torch.scripts import redirect_files
             from milepost.torch.watching import set_workers, watch_loaders
 
             self._watched.add("torch")
+            redirect_files(run_files.where)
             if self._spec.workers is not None:
                 set_workers(self._spec.workers)
             watch_loaders(lambda place, batch: self._beside.append((place, batch)))
@@ -226,7 +230,7 @@ class Watched:
         for leaf in leaves(batch, "", _own_objects):
             found[leaf.path or "."] = self._digest(leaf)
             if leaf.opaque:
-                self._opaque.append(f"batch of {loop}: {leaf.path or '.'} ({leaf.kind})")
+                self._opaque.append(opaque_batch(loop, leaf))
         self._batches.append(Batch(loop, found))
         self._under_way[loop] = found
 

@@ -40,7 +40,7 @@ def choose(seen: Sequence[Seen], at: Sequence[int], *, every_step: bool, ended: 
     if not stepped:
         raise AuditError("the script makes no step that can be observed", expected="run.step(...) in its loop")
     if at:
-        return _named(stepped, at)
+        return [Point(key, _kind(key, keys, stepped)) for key in _named(stepped, at)]
     if every_step:
         if len(stepped) > MOST_POINTS:
             raise ScriptError(
@@ -48,7 +48,7 @@ def choose(seen: Sequence[Seen], at: Sequence[int], *, every_step: bool, ended: 
                 expected=f"at most {MOST_POINTS}",
                 hint="let the script make fewer steps, or name some with --at",
             )
-        return [Point(key, "") for key in stepped]
+        return [Point(key, _kind(key, keys, stepped)) for key in stepped]
     return _of_each_kind(keys, stepped)
 
 
@@ -59,7 +59,7 @@ def fitting(points: Sequence[Point], most: int) -> list[Point]:
     return [points[(2 * number + 1) * len(points) // (2 * most)] for number in range(most)]
 
 
-def _named(stepped: Sequence[Key], at: Sequence[int]) -> list[Point]:
+def _named(stepped: Sequence[Key], at: Sequence[int]) -> list[Key]:
     by_step = {key.step: key for key in reversed(stepped)}
     missing = [step for step in at if step not in by_step]
     if missing:
@@ -68,7 +68,17 @@ def _named(stepped: Sequence[Key], at: Sequence[int]) -> list[Point]:
             found=f"steps {stepped[0].step} to {stepped[-1].step}",
             hint="--seconds gives the script more time",
         )
-    return [Point(by_step[step], "") for step in sorted(set(at))]
+    return [by_step[step] for step in sorted(set(at))]
+
+
+def _kind(key: Key, keys: Sequence[Key], stepped: Sequence[Key]) -> str:
+    """What a moment after a step stands for."""
+    if key in (stepped[0], stepped[-1]):
+        return "first step" if key == stepped[0] else "last step"
+    if not (key.epoch or key.batch or key.asker):
+        return "mid-run"  # of a loop without epochs
+    after = keys[keys.index(key) + 1 :]
+    return "last batch" if after and after[0].phase == Phase.BATCHES_DONE else "mid-epoch"
 
 
 def _of_each_kind(keys: Sequence[Key], stepped: Sequence[Key]) -> list[Point]:

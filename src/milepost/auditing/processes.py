@@ -19,8 +19,10 @@ from milepost.auditing.records import Head, Seen, read_log
 from milepost.auditing.spec import EARLY, LOOPS, Spec
 from milepost.auditing.taker import Taken
 from milepost.errors import AuditError, ScriptError
-from milepost.ops.redirected import LOOKED, OWN, SCRIPT_VARIABLE, VARIABLE
+from milepost.folder import names
+from milepost.ops.redirected import ASKED, OWN, SCRIPT_VARIABLE, VARIABLE, read_told, scratch_name
 
+STARTUP = Path(__file__).parent / "startup"
 TIMED_OUT = 124
 """What `launch` returns for a process that took too long, as timeout(1) does."""
 GRACE = 60.0
@@ -100,10 +102,9 @@ class Ran(NamedTuple):
         return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
     @property
-    def looked_at(self) -> set[str]:
-        """Names of runs that were read where they really stand."""
-        folder = self.runs.with_name(LOOKED)
-        return {path.name for path in folder.iterdir()} if folder.exists() else set()
+    def asked(self) -> list[tuple[str, str]]:
+        """What of the person's the script asked for and did not see; see `milepost.ops.redirected.ASKED`."""
+        return read_told(self.runs.with_name(ASKED))
 
     @property
     def timed_out(self) -> bool:
@@ -163,8 +164,12 @@ class Bench:
         self._limit = seconds + GRACE
         self.audited = ""
         """The name of the run that is audited, once it is known."""
-        self.known: set[str] = set()
-        """Names in scratch of the runs that the script opens."""
+        self.opened: dict[str, str] = {}
+        """The runs that the script opens: name in scratch -> run directory."""
+        self.inputs: set[str] = set()
+        """Names of runs that it reads, and does not open."""
+        self.needed: set[str] = set()
+        """Files of the person's in runs that it does open, and cannot do without."""
 
     def folder(self, name: str) -> Path:
         """The scratch folder of process `name`."""
@@ -189,13 +194,14 @@ class Bench:
         spec = msgspec.structs.replace(
             spec or Spec("", "", ""), runs=str(here / "runs"), log=str(here / "log"), cwd=str(cwd)
         )
-        spec.known, spec.run = sorted(self.known), self.audited
+        spec.home, spec.opened, spec.run = str(self.cwd), self.opened, self.audited
+        spec.inputs, spec.given = sorted(self.inputs), sorted(self.needed)
         if spec.saved is not None:
             spec.saved = str(here / "saved")
         (here / "runs").mkdir(parents=True, exist_ok=True)
         (here / "spec.json").write_bytes(msgspec.json.encode(spec))
         output = here / "output.txt"
-        variables = {**self._environment, **(environment or {}), VARIABLE: str(here / "spec.json")}
+        variables = self._variables(VARIABLE, here / "spec.json", environment)
         limit, started = self._limit, time.monotonic()
         code = self._launch(self.command, variables, cwd, output, limit)
         if spec.seconds is not None:
@@ -203,8 +209,19 @@ class Bench:
         logs = [
             read_log(path) for path in sorted((here / "log").glob("*.jsonl"), key=lambda path: path.stat().st_mtime)
         ]
-        self.known |= {os.path.basename(head.scratch) for head, _ in logs}
+        for head, _ in logs:
+            self.opened.setdefault(os.path.basename(head.scratch), self._at_home(head.run, cwd))
         return Ran(name, code, limit, logs, output, here / "runs", here / "saved")
+
+    def _variables(self, name: str, told: Path, changes: Mapping[str, str] | None) -> dict[str, str]:
+        """The environment of a process, in which `name` names the file `told`, and what watches comes first."""
+        variables = {**self._environment, **(changes or {}), name: str(told)}
+        before = variables.get("PYTHONPATH")
+        return {**variables, "PYTHONPATH": os.pathsep.join([str(STARTUP), *([before] if before else [])])}
+
+    def _at_home(self, place: str, cwd: Path) -> str:
+        """A path in a copy of the working directory as the person knows it."""
+        return f"{self.cwd}{place[len(str(cwd)) :]}" if place.startswith(f"{cwd}{os.sep}") else place
 
     def prepare(self, name: str, taken: Taken) -> None:
         """Make scratch for process `name` in which the runs stand as they did when `taken` was put aside."""
@@ -223,8 +240,23 @@ class Bench:
                     found=f"{size >> 20} MiB",
                     hint="start the script from a smaller directory, or leave --copy-cwd out",
                 )
-            shutil.copytree(self.cwd, target, symlinks=True, ignore=lambda _, found: _PASSED_BY & set(found))
+            shutil.copytree(self.cwd, target, symlinks=True, ignore=self._left_behind)
+            for path in self.needed:
+                copy = Path(f"{target}{path[len(str(self.cwd)) :]}")
+                if path.startswith(f"{self.cwd}{os.sep}"):
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy2(path, copy)
         return target
+
+    def _left_behind(self, folder: str, found: Sequence[str]) -> set[str]:
+        """What of a folder is not copied: caches, and runs but for those that the script reads without opening them."""
+        runs = {
+            name
+            for name in found
+            if os.path.isfile(os.path.join(folder, name, names.RUN))
+            and scratch_name(os.path.realpath(os.path.join(folder, name)), str(self.cwd)) not in self.inputs
+        }
+        return _PASSED_BY & set(found) | runs
 
 
 class Stamp(NamedTuple):
@@ -253,7 +285,7 @@ def files_in(folder: Path) -> dict[str, Stamp]:
 
 @contextmanager
 def scratch_folder(keep: Path | None) -> Iterator[Path]:
-    """A new folder for scratch, removed at the end unless it is to be kept under a name."""
+    """A new folder for scratch, without links in its path, removed at the end unless it is to be kept under a name."""
     if keep is not None:
         try:
             keep.mkdir(parents=True)
@@ -261,7 +293,7 @@ def scratch_folder(keep: Path | None) -> Iterator[Path]:
             raise ScriptError(
                 "the folder for scratch cannot be made", where=keep, found=error, hint="name one that is not there yet"
             ) from error
-        yield keep
+        yield keep.resolve()
         return
     with tempfile.TemporaryDirectory(prefix="milepost-audit-") as folder:
-        yield Path(folder)
+        yield Path(folder).resolve()

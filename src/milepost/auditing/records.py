@@ -126,6 +126,11 @@ def digest_of(leaf: Leaf) -> str:
     return hasher.hexdigest()
 
 
+def opaque_batch(loop: str, leaf: Leaf) -> str:
+    """What of a batch cannot be looked into, in words."""
+    return f"a batch of {loop}{leaf.path and f', in it {leaf.path}'}: {leaf.kind} cannot be looked into"
+
+
 class Index(msgspec.Struct, array_like=True):
     """Where the sample of a digest is: text, or `size` bytes at `offset` of elements of `dtype`, every `stride`-th one."""
 

@@ -18,7 +18,7 @@ RESTART = "restart"
 
 
 class Verdict(StrEnum):
-    """How an audit ends."""
+    """How an audit ends, or one comparison."""
 
     EXACT = "exact"
     NOT_EXACT = "not exact"
@@ -89,18 +89,25 @@ class Finding:
             return f"{self.row.name} the script fails"
         return f"{self.row.name} differs at {self.row.where}: {self.row.aspect}"
 
-    def details(self) -> list[str]:
-        """What differs, and why, a line each."""
+    def facts(self) -> list[str]:
+        """What differs, a line each."""
         row = self.row
         lines = [f"likewise {', '.join(one.name for one in self.also[1:])}"] if len(self.also) > 1 else []
         if row.expected or row.found:
             lines.append(f"expected {row.expected}, found {row.found}")
         shown = () if row.aspect == "metrics" else row.differences[:SHOWN]
-        lines += [f"{one.path}: {one.how_much or 'differs'}" for one in shown]
+        lines += [f"`{one.path}`: {one.how_much or 'differs'}" for one in shown]
         if len(row.differences) > SHOWN:
             lines.append(f"and {len(row.differences) - SHOWN} more")
-        lines += [f"cause: {cause.text}" for cause in self.new]
-        return lines if self.new or not row.causes else [*lines, "cause: as above"]
+        return lines
+
+    def causes(self) -> list[str]:
+        """The likely ones, and what mends them."""
+        return [cause.text for cause in self.new] or ["as above"] * bool(self.row.causes)
+
+    def details(self) -> list[str]:
+        """What differs, and why, a line each."""
+        return [*self.facts(), *(f"cause: {text}" for text in self.causes())]
 
 
 @dataclass(frozen=True)

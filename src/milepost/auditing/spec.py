@@ -20,8 +20,10 @@ class Spec(msgspec.Struct, omit_defaults=True):
     `runs` holds scratch run directories, `log` takes what is written down, `points` is where to save (into `saved`; None switches
     saving off), `end` is the moment after which the script is ended, or the number of steps, `seconds` how long it may take;
     `kill` ends the process by SIGKILL as soon as the first of `points` is saved; `workers` is how many every loader has, whatever
-    the script says; `known` are the names in `runs` that the script is known to use (see `milepost.ops.redirected`), `run` is
-    that of the run that is audited (empty: not known).
+    the script says; `home` is the working directory of which `cwd` may be a copy; `opened` are the runs that the script is known to
+    open (name in `runs` -> run directory), `inputs` names of those that it only reads, `given` other files of the person's in runs
+    that it cannot do without (see `milepost.ops.redirected` and `milepost.auditing.files.run_files`); `run` is the name of
+    the run that is audited (empty: not known).
     """
 
     runs: str
@@ -34,5 +36,8 @@ class Spec(msgspec.Struct, omit_defaults=True):
     seconds: float | None = None
     kill: bool = False
     workers: int | None = None
-    known: list[str] = []
+    home: str = ""
+    opened: dict[str, str] = {}
+    inputs: list[str] = []
+    given: list[str] = []
     run: str = ""

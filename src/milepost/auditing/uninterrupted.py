@@ -14,6 +14,8 @@ from milepost.auditing.report import Row, Verdict
 from milepost.auditing.spec import Spec
 from milepost.auditing.subject import Subject
 from milepost.auditing.verdict import parted
+from milepost.errors import AuditError
+from milepost.ops.redirected import FILE, RUN
 
 LIBRARIES = ("python", "numpy", "torch", "tensorflow", "jax", "keras")
 
@@ -49,16 +51,42 @@ class Uninterrupted:
         self._say("running the script without saving")
         spec = Spec("", "", "", steps=steps, seconds=self._bench.seconds)
         ran = self._bench.run("control", spec)
-        if ran.looked_at & self._bench.known:
-            self._say("running it again: it had read a run before it opened it")
+        while self._learn(ran):
+            self._say("running it again, with what it reads and does not write")
             self._bench.clear("control", always=True)
             ran = self._bench.run("control", spec)
+        for path in sorted(self._bench.needed):
+            self._remark(f"the script needs {path}, which is in a run directory: every process reads yours")
         self.free = self._subject.seen_by(ran)
         self._bench.audited = self._subject.name
         self.early = bool(ran.early or ran.code)
         if self.early:
             why = ran.early or "a child of the script reads a checkpoint of its own run"
             self._remark(f"{why}, after {self.free[-1].key}: what follows was not compared")
+
+    def _learn(self, ran: Ran) -> bool:
+        """Whether the script asked for something of the person's that it is to see after all: a run that it did not open, or, if
+        it failed, other files in one that it did.
+
+        Raises:
+            AuditError: it reads its own run, and cannot do without.
+        """
+        bench = self._bench
+        own = bench.inputs & bench.opened.keys()
+        if own and ran.failed:  # that was not why
+            return False
+        if own:
+            raise AuditError(
+                "the script reads its own run before it opens it, and fails where there is none",
+                where=bench.opened[min(own)],
+                hint="begin without a run if there is none yet, as on the first start",
+            )
+        asked = [(kind, one) for kind, one in ran.asked if kind == FILE or one not in bench.opened]
+        # A script that failed may not have come to open all that it would: it is the last that it cannot do without.
+        asked = asked[-1:] if ran.failed else [(kind, one) for kind, one in asked if kind == RUN]
+        bench.inputs |= {one for kind, one in asked if kind == RUN}
+        bench.needed |= {one for kind, one in asked if kind == FILE}
+        return bool(asked)
 
     def run_straight(self, points: Sequence[Point], stop: Key | None, steps: int | None) -> Ran:
         """Run it straight through to `stop`, saving at `points`."""

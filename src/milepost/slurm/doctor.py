@@ -15,6 +15,7 @@ from milepost.errors import MilepostError, SlurmError
 from milepost.folder.lineage import of_run
 from milepost.folder.run import RunFolder
 from milepost.ops.listing import life_of
+from milepost.ops.redirected import redirected
 from milepost.slurm.control import available
 from milepost.slurm.end_time import ask_end
 from milepost.slurm.job import Job, Reach
@@ -56,7 +57,7 @@ def examine(directory: str, environment: Mapping[str, str] = os.environ) -> list
     Raises:
         StorageError: the run directory cannot be read.
     """
-    place = Path(os.path.abspath(directory))
+    place = Path(os.path.abspath(redirected(directory)))
     job, site = Job.here(environment), site_or_none()
     nbytes = newest_bytes(place)
     findings = [*of_versions(), *of_files(place, nbytes, job, site), *of_attempts(place, job), *of_job(job, site)]

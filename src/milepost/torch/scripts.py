@@ -1,4 +1,5 @@
-"""What ``milepost audit --saver torch`` has to know about PyTorch: what a script asks of it, and the state behind its objects."""
+"""What ``milepost audit`` has to know about PyTorch, mostly with ``--saver torch``: what a script asks of it, and the state behind
+its objects."""
 
 from __future__ import annotations
 
@@ -42,8 +43,14 @@ def _outside_of_graphs(call: Callable[[Any, bool], None]) -> Callable[..., None]
     return hook
 
 
-def watch_files(
-    where: Callable[[Any, bool], Any], saved: Callable[[Any, Any], None], loaded: Callable[[Any], None]
+def _nothing(*_: Any) -> None:
+    """Nobody is told."""
+
+
+def redirect_files(
+    where: Callable[[Any, bool], Any],
+    saved: Callable[[Any, Any], None] = _nothing,
+    loaded: Callable[[Any], None] = _nothing,
 ) -> None:
     """Have ``torch.save`` and ``torch.load`` ask where a file is.
 

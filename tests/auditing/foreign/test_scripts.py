@@ -330,7 +330,7 @@ def test_real_interpreters_that_a_command_starts(
 FILES = """
 import glob, io, os, pathlib, shutil, sys, tempfile
 from milepost.auditing.foreign.overlay import Overlay
-from milepost.auditing.foreign.redirect import redirect
+from milepost.auditing.files.redirect import redirect
 
 told = []
 overlay = Overlay(sys.argv[1], [], [], sys.argv[1] + "-log", lambda what, one: told.append((what, one)))

@@ -13,7 +13,7 @@ from typing import Any
 from milepost.auditing.foreign.overlay import Overlay
 from milepost.auditing.foreign.records import EARLY, Line, Spec
 from milepost.auditing.observer import LARGE, Ended
-from milepost.auditing.records import Batch, Head, Log, Samples, digest_of
+from milepost.auditing.records import Batch, Head, Log, Samples, digest_of, opaque_batch
 from milepost.core.leaves import Leaf, fingerprint, leaves
 
 
@@ -75,7 +75,7 @@ class Notes:
         for leaf in leaves(batch, "", attributes):
             found[leaf.path or "."] = self._digest(leaf)
             if leaf.opaque:
-                self._opaque.append(f"batch of {loop}: {leaf.path or '.'} ({leaf.kind})")
+                self._opaque.append(opaque_batch(loop, leaf))
         return Batch(loop, found)
 
     def _tell(self, what: str, one: Any) -> None:

@@ -13,10 +13,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from milepost.auditing.files.redirect import redirect
 from milepost.auditing.foreign.finder import Finder, Found, generators, made, state
 from milepost.auditing.foreign.notes import Notes, attributes
 from milepost.auditing.foreign.records import END, Line, Save, Spec
-from milepost.auditing.foreign.redirect import redirect
 from milepost.auditing.records import Batch, Key, Seen, digest_of
 from milepost.core.leaves import leaves
 from milepost.torch import scripts
@@ -41,7 +41,7 @@ def arm(path: str) -> None:
     _WATCHER.append(watcher)
     scripts.watch_steps(watcher.before_step, watcher.after_step)
     scripts.watch_passes(watcher.pass_began, watcher.handed)
-    scripts.watch_files(watcher.where, watcher.saved, watcher.loads)
+    scripts.redirect_files(watcher.where, watcher.saved, watcher.loads)
     for module in OTHERS:
         if module in sys.modules:
             saver_imported(module)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from milepost.auditing.evidence import is_own
-from milepost.auditing.foreign import raw
+from milepost.auditing.files import raw
 
 SUFFIXES = {".pt", ".pth", ".ckpt", ".safetensors", ".bin", ".pkl", ".pickle", ".t7", ".tar"}
 """Of files that are taken for checkpoints when they are opened for writing."""
@@ -33,7 +33,7 @@ def family(path: str) -> str:
 
 
 class Overlay:
-    """Says where a file really is.
+    """Says where a file really is; see `milepost.auditing.files.redirect.Places`.
 
     Args:
         mirror: an existing folder.
@@ -66,12 +66,19 @@ class Overlay:
         return here[len(self.mirror) :] if here.startswith(self.mirror + os.sep) else here
 
     def twin(self, path: Any) -> str | None:
-        """The folder in scratch that stands beside the folder `path`, if there is one."""
         name = self.name(path)
         return self.mirror + name if name is not None and raw.is_folder(self.mirror + name) else None
 
+    def beside(self, path: Any) -> str:
+        return f"{self.mirror}{self.name(path)}"
+
+    def below(self, path: Any) -> list[str]:
+        return []  # that is what `twin` has
+
+    def hides(self, path: Any) -> bool:
+        return self.holds(path)
+
     def holds(self, path: Any) -> bool:
-        """Whether `path` is in scratch, or would be if it existed."""
         name = self.name(path)
         if name is None:
             return False
@@ -84,7 +91,6 @@ class Overlay:
         return raw.exists(self.mirror + name) and not raw.is_folder(self.mirror + name)
 
     def where(self, path: Any) -> Any:
-        """Where to look for `path`: itself, unless it is in scratch."""
         if not self.holds(path):
             return path
         here = f"{self.mirror}{self.name(path)}"
@@ -106,7 +112,7 @@ class Overlay:
         return self.where(path)
 
     def for_writing(self, path: Any, *, binary: bool) -> Any:
-        """Where to write `path`: in scratch if it may be part of a checkpoint."""
+        """In scratch if it may be part of a checkpoint."""
         name = self.name(path)
         if name is None or name.startswith(self._passed_by) or _is_special(name):
             return path
@@ -120,7 +126,6 @@ class Overlay:
         return path
 
     def make_folder(self, path: Any) -> Any:
-        """Where to make the folder `path`."""
         name = self.name(path)
         if name is None or not self.holds(path):
             return path
@@ -129,18 +134,15 @@ class Overlay:
         return self.where(path)
 
     def made(self, path: Any) -> None:
-        """A folder was made that is not in scratch."""
         name = self.name(path)
         if name is not None:
             self._made.add(name)
             self._tell("made", name)
 
     def moved(self, source: Any, target: Any, *, copied: bool = False) -> None:
-        """A file (or folder) in scratch has another path, beside the one it had if it was `copied`."""
         self._tell("moved", (self.name(source), self.name(target), copied))
 
     def spares(self, path: Any) -> bool:
-        """Whether the folder `path` has files of the person that the script is not to see, let alone remove."""
         name = self.name(path)
         return name is not None and any(self.holds(one) for one in raw.files_below(name))
 

@@ -34,7 +34,7 @@ def points(saves: Sequence[Save], last: int, *, at: Sequence[int], every: bool) 
                 found=f"checkpoints after steps {', '.join(str(key.step) for key in keys[-8:])}",
             )
         found = dict.fromkeys(next(key for key in keys if key.step >= step) for step in at)
-        return [Point(key, "") for key in found]
+        return [Point(key, _kind(key, keys)) for key in found]
     if every:
         if len(keys) > MOST_POINTS:
             raise ScriptError(
@@ -42,7 +42,7 @@ def points(saves: Sequence[Save], last: int, *, at: Sequence[int], every: bool) 
                 expected=f"at most {MOST_POINTS}",
                 hint="let the script make fewer steps, or name some with --at",
             )
-        return [Point(key, "") for key in keys]
+        return [Point(key, _kind(key, keys)) for key in keys]
     useful = [key for key in keys if key.step < last] or keys  # after the last there is nothing to compare
     wanted = {
         "first": useful[0],
@@ -55,6 +55,13 @@ def points(saves: Sequence[Save], last: int, *, at: Sequence[int], every: bool) 
         if key is not None:
             labels[key] = f"{labels[key]}, {label}" if key in labels else label
     return [Point(key, labels[key]) for key in sorted(labels, key=lambda key: key.step)]
+
+
+def _kind(key: Key, keys: Sequence[Key]) -> str:
+    """What the checkpoint at a moment stands for."""
+    if key in (keys[0], keys[-1]):
+        return "first" if key == keys[0] else "last"
+    return "epoch end" if key.phase in (Phase.EPOCH_ENDED, Phase.BATCHES_DONE) else "mid-epoch"
 
 
 def _middle(keys: Sequence[Key]) -> Key | None:

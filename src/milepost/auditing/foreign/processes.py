@@ -18,8 +18,6 @@ from milepost.auditing.records import Seen
 from milepost.errors import AuditError
 from milepost.ops.redirected import SCRIPT_VARIABLE
 
-STARTUP = Path(__file__).parent / "startup"
-
 
 class Played(NamedTuple):
     """What one command left behind. `logs` are those of its processes, the one that is compared first; `frameworks` were
@@ -121,12 +119,7 @@ class ScriptBench(Bench):
                     moments=moments, seconds=self.seconds, kill=kill, saver=self.saver)  # fmt: skip
         path = here / f"spec-{seed}.json"
         path.write_bytes(msgspec.json.encode(spec))
-        variables = {**self._environment, **(environment or {})}
-        before = variables.get("PYTHONPATH")
-        variables |= {
-            SCRIPT_VARIABLE: str(path),
-            "PYTHONPATH": os.pathsep.join([str(STARTUP), *([before] if before else [])]),
-        }
+        variables = self._variables(SCRIPT_VARIABLE, path, environment)
         output = here / "output.txt"
         code = self._launch(self.command if command is None else command, variables, cwd, output, self.seconds + GRACE)
         return self._played(name, code, log, output)

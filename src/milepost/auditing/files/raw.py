@@ -1,14 +1,16 @@
-"""Files as they are: the functions of `os` before `milepost.auditing.foreign.redirect` puts others in their place."""
+"""Files as they are: the functions of `os` before `milepost.auditing.files.redirect` puts others in their place."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
 import shutil
 from collections.abc import Iterator
 
-_lstat, _stat, _mkdir, _replace, _remove, _scandir = os.lstat, os.stat, os.mkdir, os.replace, os.remove, os.scandir
+_lstat, _stat, _mkdir, _replace, _scandir = os.lstat, os.stat, os.mkdir, os.replace, os.scandir
+_remove, _rmdir = os.remove, os.rmdir
 _open = io.open
 
 
@@ -49,9 +51,17 @@ def move(source: str, target: str) -> None:
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        with _open(source, "rb") as file, _open(target, "wb") as copy:
-            shutil.copyfileobj(file, copy)
+        copy(source, target)
         _remove(source)
+
+
+def copy(source: str, target: str) -> None:
+    """Copy a file, or make an empty folder where there is one."""
+    if is_folder(source):
+        make_folders(target)
+    else:
+        with _open(source, "rb") as file, _open(target, "wb") as there:
+            shutil.copyfileobj(file, there)
 
 
 def files_below(folder: str) -> Iterator[str]:
@@ -66,3 +76,21 @@ def files_below(folder: str) -> Iterator[str]:
                         waiting.append(one.path)
                     else:
                         yield one.path
+
+
+def folders_below(folder: str) -> Iterator[str]:
+    """The paths of all folders below a folder, if there is one."""
+    waiting = [folder]
+    while waiting:
+        here = waiting.pop()
+        if is_folder(here):
+            with _scandir(here) as entries:
+                found = [one.path for one in entries if one.is_dir(follow_symlinks=False)]
+            yield from found
+            waiting += found
+
+
+def remove_folder(path: str) -> None:
+    """Remove a folder if it is there, and empty."""
+    with contextlib.suppress(OSError):
+        _rmdir(path)

@@ -1,13 +1,15 @@
-"""Comes first on PYTHONPATH in the processes of ``milepost audit --saver``, so Python imports it before the script.
+"""Comes first on PYTHONPATH in the processes of ``milepost audit``, so Python imports it before the script.
 
-It uses the standard library alone, and waits: nothing else is imported before the script itself has imported torch, or Keras. What
-a library's global random state is at first is chosen here, so that uninterrupted processes of a script that does not seed are the
+Of a script that uses milepost, files below its run directories are redirected from here on. With ``--saver``, nothing but the
+standard library is used, and it waits: nothing else is imported before the script itself has imported torch, or Keras. What a
+library's global random state is at first is chosen here, so that uninterrupted processes of a script that does not seed are the
 same.
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import importlib
 import importlib.machinery
@@ -20,8 +22,8 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-VARIABLE = "MILEPOST_AUDIT_SCRIPT"
-"""Names the file that says what to do."""
+RUNS_VARIABLE, VARIABLE = "MILEPOST_AUDIT", "MILEPOST_AUDIT_SCRIPT"
+"""Name the file that says what to do with a script that uses milepost, and with another."""
 SAVERS = ("safetensors.torch", "torch.distributed.checkpoint")
 FRAMEWORKS = (
     "torch",
@@ -132,6 +134,14 @@ def _chain() -> None:
         spec.loader.exec_module(module)
 
 
+def _redirect(path: str) -> None:
+    """Lead what Python does with files of audited runs to scratch. A Python without milepost can open no run."""
+    with contextlib.suppress(ImportError):
+        importlib.import_module("milepost.auditing.files.run_files").redirect_runs(path)
+
+
 if os.environ.get(VARIABLE):
     _start(os.environ[VARIABLE])
+elif os.environ.get(RUNS_VARIABLE):
+    _redirect(os.environ[RUNS_VARIABLE])
 _chain()

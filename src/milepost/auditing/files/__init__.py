@@ -1,0 +1,1 @@
+"""Files of audited processes: where they really are, and which are written."""
