@@ -87,7 +87,7 @@ def test_the_persons_run_is_never_read(
 ) -> None:
     """Nor listed: before milepost is imported, before the run is opened, in children."""
     before = there("job")
-    scratch = tmp_path.with_name("scratch")
+    scratch = tmp_path.with_name(f"{tmp_path.name}-scratch")
     report = job(script=ASKS + SCRIPT, at=[7], keep=scratch)
     assert (report.verdict, report.remarks) == (Verdict.EXACT, ())
     assert times(tmp_path / "runs/job") == before

@@ -110,7 +110,10 @@ def audit(
             keep=keep is not None,
             launch=launch,
         )
-        report = _report(bench, at=at, steps=steps, kill=kill, every_step=every_step, workers=workers, say=say)
+        try:
+            report = _report(bench, at=at, steps=steps, kill=kill, every_step=every_step, workers=workers, say=say)
+        finally:
+            bench.clear_up()
         files = _files(bench, before, where.resolve(), copy_cwd=copy_cwd)
     return replace(
         suspect_files(report, files),

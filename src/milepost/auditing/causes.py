@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from milepost.auditing.compare import Parting, Suspect
+from milepost.auditing.evidence import BUILTIN_ITERATOR, SETTING
 from milepost.keras import words
 
 BESIDE, TF_BESIDE = "DataLoader read at", "tf.data read at"
@@ -112,16 +113,55 @@ def _not_itself(name: str) -> str:
     )
 
 
+def beside_state(one: Suspect, name: str, place: str, keep: str) -> str:
+    """What of a module that is saved does not come back, since its ``state_dict`` does not have it."""
+    attributes = sorted({leaf.path[len(one.path) + 1 :].split("/")[0] for leaf in one.leaves})
+    if attributes == ["requires_grad"]:
+        return (
+            f"which parameters of `{name}`{place} are frozen (requires_grad) is not in its state_dict: freeze them again when the "
+            "script is resumed"
+        )
+    if all(attribute.rpartition(".")[2] == "training" for attribute in attributes):
+        return (
+            f"the mode of `{name}`{place} is not in its state_dict: call {name}.train() or {name}.eval() in every epoch, not only "
+            "when it changes"
+        )
+    which = ", ".join(f"`{name}.{attribute}`" for attribute in attributes)
+    return f"{which}{place} changes and is not in the module's state_dict: make it a persistent buffer (register_buffer), or {keep}"
+
+
+def settings(one: Suspect) -> str:
+    """The settings of a library that differ, by the expressions that read them."""
+    return ", ".join(f"`{leaf.path.rpartition('/')[2]}`" for leaf in one.leaves)
+
+
+def spoken(path: str) -> tuple[str, str]:
+    """A variable's name, and where it is: ``trainer.rng``, `` of main()``."""
+    scope, _, rest = path.partition("/")
+    return rest.replace("/", "."), "" if scope == "__main__" else f" of {scope}"
+
+
+def shown(path: str) -> str:
+    """A variable in a sentence."""
+    name, place = spoken(path)
+    return f"`{name}`{place}"
+
+
 def _suspect(one: Suspect, aspect: str, *, fit: bool) -> str:
-    scope, _, rest = one.path.partition("/")
-    name = rest.replace("/", ".")
-    place = "" if scope == "__main__" else f" of {scope}"
+    name, place = spoken(one.path)
     short = name.rpartition(".")[2] or name
     if not short.isidentifier():
         short = "name"
     if one.kind == "layer" and one.leaves:
         name += "." + one.leaves[0].path[len(one.path) + 1 :].split("/")[0]
     average = any(word in name.lower() for word in AVERAGES)
+    if one.kind == SETTING:
+        return f"{settings(one)} was changed in the course of the run: set it again when the script is resumed"
+    if one.kind == BUILTIN_ITERATOR:
+        return (
+            f"`{name}`{place} is an iterator, which begins anew after a restart: read it through run.batches(..., name=...), or keep "
+            "in run.vars how far it came"
+        )
     if fit:
         return words.not_saved(one.kind, one.path, name, place, average=average, metric=aspect == "metrics")
     if one.kind == "layer":
@@ -133,12 +173,7 @@ def _suspect(one: Suspect, aspect: str, *, fit: bool) -> str:
         fix = f"Checkpointer(..., {short}={name})"
         return f"{_OBJECTS[one.kind]} `{name}`{place} is not in the state: give it to {fix}"
     if one.kind == "state":
-        attributes = sorted({leaf.path[len(one.path) + 1 :].split("/")[0] for leaf in one.leaves})
-        which = ", ".join(f"`{name}.{attribute}`" for attribute in attributes)
-        return (
-            f"{which}{place} changes and is not in the module's state_dict: make it a persistent buffer (register_buffer), or "
-            "keep it in run.vars"
-        )
+        return beside_state(one, name, place, "keep it in run.vars")
     if one.kind == "module":
         what = "EMA not registered:" if average else "the module"
         return f"{what} `{name}`{place} changes and is not in the state: give it to Checkpointer(..., {short}={name})"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from milepost.auditing.evidence import OBJECT
+from milepost.auditing.evidence import BUILTIN_ITERATOR, OBJECT
 from milepost.auditing.records import Key, Seen, changed
 
 Aspect = Literal["place", "batches", "rng", "state", "buffers", "gradients", "metrics"]
@@ -161,6 +161,13 @@ def suspects(
                     suspect.leaves.append(Leaf(path, before, now))
     # What differs only once the state does is a consequence, if something did before.
     earlier = [one for one in found.values() if until is None or one.first < until]
+    if not found and until is not None and until < len(pair.other):
+        here = pair.other[until].script
+        return [
+            Suspect(path, kind, until, [])
+            for path, kind in kinds.items()
+            if kind == BUILTIN_ITERATOR and f"{path}/is" in here
+        ]
     return sorted(earlier or found.values(), key=lambda one: (not one.kind, one.first, one.path))
 
 

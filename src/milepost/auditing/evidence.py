@@ -7,13 +7,14 @@ library, objects of the classes they define, and the few kinds of framework obje
 from __future__ import annotations
 
 import enum
+import functools
 import importlib
 import os
 import sys
 import sysconfig
+import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from functools import lru_cache
-from itertools import chain, islice
+from itertools import chain, count, islice
 from pathlib import Path
 from types import CodeType, FrameType, FunctionType, GeneratorType, MethodType, ModuleType
 from typing import Any, Protocol, cast
@@ -34,6 +35,8 @@ _INSTALLED = tuple({
 
 OBJECT = "object"
 """The kind of an object of a class of the script's own, and of a function that keeps variables."""
+BUILTIN_ITERATOR, SETTING = "built-in iterator", "setting"
+"""Kinds of `itertools.cycle` and the like, and of what is set for a whole library."""
 FRAMEWORKS = {
     "keras": "milepost.keras.watching",
     "torch": "milepost.torch.watching",
@@ -56,7 +59,10 @@ class Framework(Protocol):
         """Objects that a script may have no variable for: where they are, what they are called there, the object."""
 
 
-@lru_cache(maxsize=10_000)
+_ENVIRONMENT = dict(os.environ)
+
+
+@functools.lru_cache(maxsize=10_000)
 def is_own(file: str) -> bool:
     """Whether `file` is the script's own code, rather than installed."""
     if not file or file.startswith("<") or _is_installed(file):
@@ -127,9 +133,12 @@ class Evidence:
                 for name, value in sorted(vars(module).items()):
                     if not name.startswith("__"):
                         yield module.__name__, name, value
+        self._kinds["os/environ"] = OBJECT
+        yield "os", "environ", {name: one for name, one in os.environ.items() if one != _ENVIRONMENT.get(name)}
         for module in modules:
             for name, value in sorted(vars(module).items()):
                 if isinstance(value, type) and value.__module__ == module.__name__ and not issubclass(value, enum.Enum):
+                    self._kinds[f"{module.__name__}/{name}"] = OBJECT
                     for attribute, held in sorted(vars(value).items()):
                         if not attribute.startswith("__") and not callable(held) and not hasattr(held, "__get__"):
                             yield f"{module.__name__}/{name}", attribute, held
@@ -150,9 +159,13 @@ class Evidence:
         if is_generator(value):
             return self._of_kind(path, "generator", {"state": capture_generator(value)})
         if isinstance(value, FunctionType):
-            return self._of_kind(path, OBJECT, _closure(value)) if is_own(value.__code__.co_filename) else {}
+            return self._of_kind(path, OBJECT, _kept_by(value)) if is_own(value.__code__.co_filename) else {}
         if isinstance(value, MethodType):
             return {"self": value.__self__}
+        if isinstance(value, functools.partial):
+            return {"func": value.func, "args": value.args, "keywords": value.keywords}
+        if isinstance(value, threading.local):
+            return self._of_kind(path, OBJECT, vars(value))
         if isinstance(value, GeneratorType):
             frame = value.gi_frame
             if frame is None or not is_own(frame.f_code.co_filename):
@@ -161,6 +174,10 @@ class Evidence:
         if _is_own_class(cls):
             held = {name: one for name, one in _attributes(value).items() if not _is_boring(one)}
             return self._of_kind(path, OBJECT, held)
+        if isinstance(value, Iterator):  # where it stands is seen of few
+            return self._of_kind(
+                path, BUILTIN_ITERATOR, {"is": repr(value) if isinstance(value, count) else cls.__name__}
+            )
         return None
 
     def _of_kind(self, path: str, kind: str, held: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -201,8 +218,13 @@ _foreign: dict[int, ModuleType] = {}
 
 
 def _reads(value: Any) -> frozenset[str]:
-    """The global names that a function, or the methods of a class, read."""
+    """The global names that a function (or what it wraps), or the methods of a class, read."""
+    if isinstance(value, functools.partial):
+        return _reads(value.func)
     code: Any = getattr(value, "__code__", None)
+    inner: Any = None if isinstance(value, type) else getattr(value, "__wrapped__", None)
+    if inner is not None and inner is not value:
+        return _reads(inner) | (global_names(code) if isinstance(code, CodeType) else frozenset())
     if isinstance(code, CodeType):
         return global_names(code)
     names: frozenset[str] = frozenset()
@@ -229,8 +251,9 @@ def _attributes(value: Any) -> dict[str, Any]:
     return found
 
 
-def _closure(function: FunctionType) -> dict[str, Any]:
-    found = {}
+def _kept_by(function: FunctionType) -> dict[str, Any]:
+    """Attributes of a function, and the variables that it shares with the one it was made in."""
+    found = {name: one for name, one in vars(function).items() if not _is_boring(one)}
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
             if not _is_boring(cell.cell_contents):

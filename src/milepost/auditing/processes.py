@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ from milepost.auditing.spec import EARLY, LOOPS, Spec
 from milepost.auditing.taker import Taken
 from milepost.errors import AuditError, ScriptError
 from milepost.folder import names
-from milepost.ops.redirected import ASKED, OWN, SCRIPT_VARIABLE, VARIABLE, read_told, scratch_name
+from milepost.ops.redirected import ASKED, MADE, OWN, SCRIPT_VARIABLE, VARIABLE, read_told, scratch_name
 
 STARTUP = Path(__file__).parent / "startup"
 TIMED_OUT = 124
@@ -212,6 +212,14 @@ class Bench:
         for head, _ in logs:
             self.opened.setdefault(os.path.basename(head.scratch), self._at_home(head.run, cwd))
         return Ran(name, code, limit, logs, output, here / "runs", here / "saved")
+
+    def clear_up(self) -> None:
+        """Remove the folders above runs that the script made, and that are empty since these runs stand in scratch."""
+        above = {str(folder) for run in self.opened.values() for folder in Path(run).parents}
+        made = {path for told in self.scratch.glob(f"*/{MADE}") for _, path in read_told(told)}
+        for path in sorted(made & above, key=len, reverse=True):
+            with suppress(OSError):
+                os.rmdir(path)
 
     def _variables(self, name: str, told: Path, changes: Mapping[str, str] | None) -> dict[str, str]:
         """The environment of a process, in which `name` names the file `told`, and what watches comes first."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from milepost.auditing.causes import Cause
+from milepost.auditing.causes import Cause, shown
 from milepost.auditing.compare import Pair, Parting
 from milepost.auditing.points import Point
 from milepost.auditing.processes import Bench, Ran
-from milepost.auditing.records import Kept, Key, Seen
+from milepost.auditing.records import Kept, Key, Seen, changed
 from milepost.auditing.report import Row, Verdict
 from milepost.auditing.spec import Spec
 from milepost.auditing.subject import Subject
@@ -164,9 +164,20 @@ class Uninterrupted:
         twins = Pair.align(*(self._control_again(f"hash-seed-{number}", hash_seed="0")[1] for number in (1, 2)))
         if twins.parting(ends=False, unseeded=twins.unseeded()) is None:
             return "the order of a set, or hash() of text, decides something: sort it, or set PYTHONHASHSEED"
+        unseeded = self._unseeded_generators()
+        if unseeded:
+            return f"{' and '.join(unseeded)} is neither seeded nor in the state"
         if chance.after == 0:
             return "the script is not seeded (torch.manual_seed, keras.utils.set_random_seed, numpy.random.seed, random.seed)"
         return "non-deterministic kernels, the time, threads, or a generator that is not seeded"
+
+    def _unseeded_generators(self) -> list[str]:
+        """The script's own generators that begin differently in each process."""
+        first, again = self.free[0], self._again[-1][0]
+        apart = set(changed(first.script, again.script))
+        kinds = [path for path, kind in first.kinds.items() if kind == "generator"]
+        found = [path for path in kinds if any(leaf.startswith(f"{path}/") for leaf in apart)]
+        return [f"the random generator {shown(path)}" for path in found]
 
     def _kept(self, *names: str) -> Kept:
         return Kept(*(self._bench.folder(name) / "log" for name in names))

@@ -8,13 +8,14 @@ from typing import NamedTuple
 
 from milepost.auditing.causes import UNKNOWN, Cause, causes
 from milepost.auditing.compare import Leaf, Pair, Parting, Suspect
+from milepost.auditing.evidence import BUILTIN_ITERATOR, SETTING
 from milepost.auditing.points import Point
 from milepost.auditing.records import Kept, Key, how_much
 from milepost.auditing.report import RESTART, Difference, Report, Row, Verdict
 from milepost.keras.words import is_fit
 
 MOST_DIFFERENCES = 12
-_NEVER_STATE = ("loader", "sampler", "dataset", "iterator", "state", "layer")
+_NEVER_STATE = ("loader", "sampler", "dataset", "iterator", "state", "layer", BUILTIN_ITERATOR, SETTING)
 """Kinds of objects that may be otherwise after a restart, as long as nothing comes of it."""
 
 

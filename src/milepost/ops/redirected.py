@@ -23,9 +23,9 @@ SCRIPT_VARIABLE = "MILEPOST_AUDIT_SCRIPT"
 """As `VARIABLE`, for scripts that do not use milepost (`milepost.auditing.foreign`): nothing is redirected here."""
 VARIABLE = "MILEPOST_AUDIT"
 """The environment variable that names the file which says what an audited process is to do."""
-ASKED, OWN = "asked-for", "reads-own"
-"""Files beside that one. The first says what of the person's the script asked for and did not see, in order: (`RUN`, a name) before
-it opened a run there, or (`FILE`, a path). The second says that it read its own run, with saving off."""
+ASKED, OWN, MADE = "asked-for", "reads-own", "made"
+"""Files beside that one. What of the person's the script asked for and did not see, in order: (`RUN`, a name) before it opened one
+there, or (`FILE`, a path); that it read its own run, with saving off; folders that it made outside of scratch."""
 RUN, FILE = "run", "file"
 
 on_read: list[Callable[[], None]] = []

@@ -28,6 +28,8 @@ _NOT_STATE = {
 
 def look_into(value: Any, *, is_item: bool) -> tuple[str, Mapping[str, Any]] | None:
     """See `milepost.auditing.evidence.Framework`."""
+    if isinstance(value, Settings):
+        return "setting", value.read()
     if isinstance(value, nn.Module):
         beside = _beside_state(value)
         if is_item:
@@ -54,19 +56,37 @@ def parts(item: Any) -> Iterator[Any]:
     return iter(())
 
 
+class Settings:
+    """What is set for all of PyTorch, and changes what is computed."""
+
+    def read(self) -> Mapping[str, Any]:
+        """Expression -> value."""
+        return {
+            "torch.get_default_dtype()": str(torch.get_default_dtype()),
+            "torch.get_num_threads()": torch.get_num_threads(),
+            "torch.is_grad_enabled()": torch.is_grad_enabled(),
+            "torch.get_float32_matmul_precision()": torch.get_float32_matmul_precision(),
+            "torch.are_deterministic_algorithms_enabled()": torch.are_deterministic_algorithms_enabled(),
+        }
+
+
 def roots(items: Iterable[Any]) -> Iterator[tuple[str, str, Any]]:
-    """Nothing: scripts have variables for what they use."""
-    return iter(())
+    """See `milepost.auditing.evidence.Framework`."""
+    yield "torch", "settings", Settings()
 
 
 def _beside_state(module: nn.Module) -> dict[str, Any]:
-    """What a module has that its ``state_dict`` has not: plain attributes, buffers that are not persistent."""
-    found: dict[str, Any] = {}
+    """What a module has that its ``state_dict`` has not: plain attributes, buffers that are not persistent, which parameters are
+    frozen, and what its hooks keep."""
+    found: dict[str, Any] = {"requires_grad": {name: one.requires_grad for name, one in module.named_parameters()}}
     for path, part in module.named_modules():
         under = f"{path}." if path else ""
         names = part._non_persistent_buffers_set
         found |= {under + name: part._buffers[name] for name in sorted(names)}
         found |= {under + name: one for name, one in vars(part).items() if name not in _NOT_STATE and not callable(one)}
+        hooks = [*part._forward_hooks.values(), *part._forward_pre_hooks.values(), *part._backward_hooks.values()]
+        if hooks:
+            found[f"{under}hooks"] = hooks
     return found
 
 

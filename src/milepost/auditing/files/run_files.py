@@ -16,7 +16,7 @@ from typing import Any
 from milepost.auditing.files import raw
 from milepost.auditing.files.redirect import redirect
 from milepost.folder import names
-from milepost.ops.redirected import ASKED, FILE, Place, locate, reads_own, tell
+from milepost.ops.redirected import ASKED, FILE, MADE, Place, locate, reads_own, tell
 
 _OWN = {names.RUN, names.ATTEMPTS, names.TAGS, "latest", "best"}
 _PASSED_BY = (
@@ -94,7 +94,7 @@ class RunFiles:
         place = self._locate(path)
         if place is None:
             if not isinstance(path, int) and not raw.exists(os.fsdecode(path)):
-                self.made(path)
+                self._note(os.path.abspath(os.fsdecode(path)))
             return path
         if self._stays(place):
             self._make_parents(place)
@@ -116,6 +116,11 @@ class RunFiles:
 
     def made(self, path: Any) -> None:
         name = os.path.abspath(os.fsdecode(path))
+        if not name.startswith(self._passed_by):
+            tell(MADE, (FILE, name))
+            self._note(name)
+
+    def _note(self, name: str) -> None:
         if not (self._opened or name.startswith(self._passed_by)):
             self._created.append(name)
 

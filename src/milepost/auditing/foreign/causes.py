@@ -6,8 +6,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from milepost.auditing.causes import AVERAGES, MOST, Cause
+from milepost.auditing.causes import AVERAGES, MOST, Cause, beside_state, settings, spoken
 from milepost.auditing.compare import Leaf, Pair, Parting, Suspect
+from milepost.auditing.evidence import SETTING
 from milepost.auditing.foreign.compare import generator_of
 from milepost.auditing.foreign.records import Save
 from milepost.auditing.records import Key, Seen, changed
@@ -302,15 +303,11 @@ def suspected(one: Suspect, words: Words) -> Cause:
     special = words.suspect(one)
     if special is not None:
         return Cause(one.path, special)
-    scope, _, rest = one.path.partition("/")
-    name = rest.replace("/", ".")
-    place = "" if scope == "__main__" else f" of {scope}"
+    name, place = spoken(one.path)
     if one.kind == "state":
-        attributes = sorted({leaf.path[len(one.path) + 1 :].split("/")[0] for leaf in one.leaves})
-        which = ", ".join(f"`{name}.{attribute}`" for attribute in attributes)
-        return Cause(
-            one.path, f"{which}{place} changes and is in no state_dict: make it a persistent buffer, or save it beside"
-        )
+        return Cause(one.path, beside_state(one, name, place, "save it beside"))
+    if one.kind == SETTING:
+        return Cause(one.path, f"{settings(one)} was changed in the course of the run: set it again when resuming")
     what = f"the {one.kind} " if one.kind in ("loader", "sampler", "dataset") else ""
     if _counts(one):
         return Cause(one.path, f"the counter `{name}`{place} is restarted: save it, and go on from there when resuming")
