@@ -159,8 +159,8 @@ def _suspect(one: Suspect, aspect: str, *, fit: bool) -> str:
         return f"{settings(one)} was changed in the course of the run: set it again when the script is resumed"
     if one.kind == BUILTIN_ITERATOR:
         return (
-            f"`{name}`{place} is an iterator, which begins anew after a restart: read it through run.batches(..., name=...), or keep "
-            "in run.vars how far it came"
+            f"`{name}`{place} is an iterator, which begins anew after a restart: read it through run.batches(..., name=...), or "
+            "keep in run.vars how far it came"
         )
     if fit:
         return words.not_saved(one.kind, one.path, name, place, average=average, metric=aspect == "metrics")

@@ -16,9 +16,9 @@ from typing import Any
 import msgspec
 
 from milepost.auditing.evidence import Evidence
+from milepost.auditing.files.redirect import redirect
 from milepost.auditing.foreign.notes import Notes
 from milepost.auditing.foreign.records import END, Line, Save, Spec
-from milepost.auditing.files.redirect import redirect
 from milepost.auditing.records import Batch, Key, Seen, digest_of
 from milepost.core.leaves import Leaf, leaves
 from milepost.keras import scripts
