@@ -15,7 +15,7 @@ from playing import EVERY, PATIENCE, SHORT, SOURCES, Outcome, Run, Scenario, com
 
 def generated(cluster: Cluster, place: Path) -> Outcome:
     """A script that ``milepost slurm`` wrote for this cluster, as it submits it and looks after it; the words have a space."""
-    run = Run(place / "the run", SHORT)
+    run = Run(place / "the run", (*SHORT, "--until", f"{place}/asked"))
     (place / "data").mkdir()
     (place / "data/numbers").write_text("1 2 3")
     shutil.make_archive(str(place / "job"), "tar", place / "data")
@@ -36,6 +36,7 @@ def generated(cluster: Cluster, place: Path) -> Outcome:
     (data,) = (place / "node").glob("*/job/numbers")
     assert data.read_text() == "1 2 3"
     unpacked = data.stat().st_ctime_ns
+    (place / "asked").touch()
     cluster.run("scancel", "--signal=USR1", number)
     run.finish()
     cluster.wait_for_state(number, "COMPLETED")
@@ -70,9 +71,9 @@ def examined(cluster: Cluster, place: Path) -> Outcome:
         f"#!/bin/bash\nexport PYTHONPATH={SOURCES}\n{words} > {place}/child.json\nsrun {words} > {place}/task.json\n"
         f"{NO_SLURM}\n{words} > {place}/blind.json\n: > {place}/end\n"
     )
-    number, run = job(cluster, place)
+    number, run = job(cluster, place, training=(*SHORT, "--until", f"{place}/end"))
     run.reach(7)
-    cluster.submit(script, "--no-requeue", "--time=5", "--output", place / "doctor.out")
+    examiner = cluster.submit(script, "--no-requeue", "--time=5", "--output", place / "doctor.out")
     login = findings(milepost(cluster, "doctor", run.path, "--json", code=1))
     for _ in waiting(PATIENCE):
         if (place / "end").exists():
@@ -85,7 +86,7 @@ def examined(cluster: Cluster, place: Path) -> Outcome:
         assert found["attempts"][0] == "wrong", "another attempt is alive"
         assert found["room"][0] == found["versions"][0] == "fine"
         assert found["run directory"][0] in ("risk", "wrong"), "a disk of one machine, or memory"
-    assert task["requeue"] == ("risk", f"not allowed for job {int(number) + 1}")
+    assert task["requeue"] == ("risk", f"not allowed for job {examiner}")
     assert blind["requeue"] == ("risk", "scontrol is not here: the job cannot requeue itself")
     run.finish()
     assert cluster.show(number)["Restarts"] == "0"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -33,9 +34,10 @@ def on_node(cluster: Cluster, number: str, *, keepers: bool = False) -> tuple[in
 
 
 def kill(doomed: list[int]) -> None:
-    """Kill processes, all at once."""
+    """Kill processes, all at once; some of them do not live long in any case."""
     for process in doomed:
-        os.kill(process, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
 
 
 def failed(cluster: Cluster, place: Path) -> Outcome:

@@ -28,6 +28,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=10, help=f"of {BATCHES} steps each")
     parser.add_argument("--every", type=int, default=5)
     parser.add_argument("--durable", action="store_true", help="never be more steps than that beyond what is durable")
+    parser.add_argument("--until", help="a file without which step 20 is not gone beyond")
     parser.add_argument("--pause", type=float, default=0.1, help="seconds that a step takes")
     parser.add_argument("--torch", action="store_true", help="train with PyTorch, whose import takes seconds")
     parser.add_argument("--ballast", type=int, default=0, help="further bytes of state, other ones at each step")
@@ -110,6 +111,8 @@ def main() -> None:
                     loss = step(run, batch)
                     say(f"step {run.progress.step} {loss!r} {time.time()} {os.getpid()}")
                     time.sleep(args.pause)
+                    while args.until and run.progress.step == BATCHES and not os.path.exists(args.until):
+                        time.sleep(0.1)
             arrays = training.arrays(run)
     except milepost.errors.RunFenced:
         say("fenced")

@@ -84,18 +84,18 @@ def script(
     if notebook is not None and (command or jupyterlab):
         raise ScriptError("there is another thing to run, and a notebook", found=safe(notebook))
     wanted = Wanted(
-        ["milepost", "slurm", "notebook", notebook] if notebook is not None else command or [],
-        time,
-        warning,
-        signal,
-        options,
-        not no_requeue,
-        array,
-        module or (),
-        _words(container or "", "--container"),
-        stage_data,
-        jupyterlab,
-        proxy,
+        command=["milepost", "slurm", "notebook", notebook] if notebook is not None else command or [],
+        time=time,
+        warning=warning,
+        signal=signal,
+        options=options,
+        requeue=not no_requeue,
+        array=array,
+        modules=module or (),
+        container=_words(container or "", "--container"),
+        data=stage_data,
+        jupyterlab=jupyterlab,
+        proxy=proxy,
     )
     text = write(wanted, site)
     if as_json:

@@ -20,7 +20,7 @@ from milepost.storage.base import Storage
 
 
 @dataclass
-class Staged:
+class Delivery:
     """A checkpoint on the node's disk that is to get into the run directory."""
 
     listed: Listed
@@ -109,8 +109,8 @@ class Drain:
         self._pace = Pace(bandwidth)
         self._change = threading.Condition()
         self._committing = threading.Lock()
-        self._waiting: list[Staged] = []
-        self._now: Staged | None = None
+        self._waiting: list[Delivery] = []
+        self._now: Delivery | None = None
         self._orphans: list[Pending] = []
         self._closed = False
         self.abandoned = False
@@ -128,12 +128,12 @@ class Drain:
         except OSError as error:
             self._warn(f"that step {listed.step} is on the disk of this node could not be recorded: {error}")
         with self._change:
-            staged = Staged(listed, storage, pending, self._orphans, self._pace.slept)
+            delivery = Delivery(listed, storage, pending, self._orphans, self._pace.slept)
             self._orphans = []
             if self.abandoned:
-                self._leave(staged)
+                self._leave(delivery)
                 return
-            self._waiting.append(staged)
+            self._waiting.append(delivery)
             if self._thread is None:
                 # A daemon that the thread which persists waits for at its end, as the interpreter waits for that one.
                 self._thread = threading.Thread(target=self._work, name="milepost-drain", daemon=True)
@@ -169,12 +169,6 @@ class Drain:
             busy = {one.listed.folder for one in (*self._waiting, *filter(None, [self._now]))}
         self._home.tidy(busy)
 
-    @property
-    def busy(self) -> bool:
-        """Whether anything is on its way."""
-        with self._change:
-            return self._now is not None or bool(self._waiting)
-
     def wait(self, seconds: float | None = None) -> bool:
         """Block until nothing is on its way; False if so many seconds passed first."""
         with self._change:
@@ -207,20 +201,20 @@ class Drain:
     # -- the thread -----------------------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
-        while (staged := self._next()) is not None:
+        while (delivery := self._next()) is not None:
             try:
-                self._bring(staged)
+                self._bring(delivery)
             finally:
                 with self._change:
                     self._now = None
                     self._change.notify_all()
 
-    def _next(self) -> Staged | None:
+    def _next(self) -> Delivery | None:
         with self._change:
             self._change.wait_for(lambda: self._waiting or self._closed or self.abandoned)
             if self.abandoned:
-                for staged in self._waiting:
-                    self._leave(staged)
+                for delivery in self._waiting:
+                    self._leave(delivery)
                 self._waiting.clear()
             if not self._waiting:
                 return None
@@ -242,37 +236,37 @@ class Drain:
                 carried += one.pendings
         self._waiting = left
 
-    def _bring(self, staged: Staged) -> None:
-        step = staged.listed.step
+    def _bring(self, delivery: Delivery) -> None:
+        step = delivery.listed.step
         self._pace.begin()
 
         def on_bytes(nbytes: int) -> None:
             self._pace.wait(nbytes)
-            if self.abandoned or staged.withdrawn:
+            if self.abandoned or delivery.withdrawn:
                 raise GivenUp
 
         try:
             with self._committing:
                 committed, problem = durably(
-                    lambda: self._committer.bring(Checkpoint(staged.storage), on_bytes), step, self._where, time.sleep
+                    lambda: self._committer.bring(Checkpoint(delivery.storage), on_bytes), step, self._where, time.sleep
                 )
         except GivenUp:
-            if staged.withdrawn:
-                self._orphans += staged.pendings  # `withdraw` waits, and the same step comes again
+            if delivery.withdrawn:
+                self._orphans += delivery.pendings  # `withdraw` waits, and the same step comes again
             else:
-                self._leave(staged)
+                self._leave(delivery)
             return
-        staged.pending.held_back = self._pace.slept - staged.slept
-        for pending in staged.pendings:
+        delivery.pending.held_back = self._pace.slept - delivery.slept
+        for pending in delivery.pendings:
             pending.resolve(committed, problem)
         if committed is not None:
             with self._committing:
                 tidily(lambda: self._committer.tidy(committed), step, self._warn)
 
-    def _leave(self, staged: Staged) -> None:
+    def _leave(self, delivery: Delivery) -> None:
         problem = SaveFailedError(
-            f"step {staged.listed.step} is on the disk of this node alone: the job ended before it was in the run directory",
-            where=staged.storage.root,
+            f"step {delivery.listed.step} is on the disk of this node alone: the job ended before it was in the run directory",
+            where=delivery.storage.root,
         )
-        for pending in staged.pendings:
+        for pending in delivery.pendings:
             pending.resolve(None, problem)

@@ -9,6 +9,7 @@ FOLDER/3f2a9c41d0b7e865/    for one source as it is now: what another job may be
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import lzma
 import os
@@ -28,6 +29,10 @@ from milepost.storage.base import FULL, storage_error
 
 TAR = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 """Endings of archives that are unpacked, beside ``.zip``."""
+BROKEN = (
+    tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, NotImplementedError, RuntimeError,
+)  # fmt: skip
+"""What Python's readers of archives raise for those that are damaged, encrypted, or packed in a way they do not know."""
 NO_ROOM = "remove what is not needed, or choose another folder: --to FOLDER"
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 """Another one each time the machine starts: what was written before that may be lost in part."""
@@ -134,6 +139,8 @@ def _bring(origin: Path, draft: Path) -> None:
         if name.endswith(TAR):
             with tarfile.open(origin) as archive:
                 archive.extractall(draft, filter="data")  # which refuses what would leave the folder
+                while archive.fileobj is not None and archive.fileobj.read(1 << 20):
+                    pass  # the checksum of what was compressed comes last
         elif name.endswith(".zip"):
             with zipfile.ZipFile(origin) as packed:
                 packed.extractall(draft)  # noqa: S202 - it takes what would leave the folder as a name within it
@@ -147,14 +154,14 @@ def _bring(origin: Path, draft: Path) -> None:
 def _reading(origin: Path) -> Iterator[None]:
     try:
         yield
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
+    except BROKEN as error:
         raise FormatError("the archive cannot be unpacked", where=origin, found=error) from error
     except shutil.Error as error:  # which is an OSError
         raise StorageError("not all of the data could be copied", where=origin, found=error.args[0][0][2]) from error
     except OSError as error:
-        if error.errno is not None:
+        if error.errno not in (None, errno.EINVAL):  # from gzip or bz2; an offset that cannot be
             raise
-        raise FormatError("the archive cannot be unpacked", where=origin, found=error) from error  # from gzip or bz2
+        raise FormatError("the archive cannot be unpacked", where=origin, found=error) from error
 
 
 def _name(origin: Path) -> str:
