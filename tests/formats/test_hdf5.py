@@ -344,8 +344,8 @@ def test_variables_of_optimizers_have_names_where_they_are_certain(made: Path) -
             known += 1
     assert known > 150
     source = milepost.open(made / "Adam.optimizer.keras")
-    assert source.notes["layers/sequential/layers/lstm/cell/vars/1"] == "recurrent_kernel"
-    assert source.notes["layers/batch_normalization/vars/0"] == "beta"
+    assert source.notes["layers/sequential/layers/lstm/cell/vars/1"] == "l/recurrent_kernel"
+    assert source.notes["layers/batch_normalization/vars/0"] == "n/beta"
 
 
 def test_weights_that_keras_pickled(make: Callable[[str], Path]) -> None:

@@ -64,8 +64,7 @@ def names_of(config: Any, specs: Mapping[str, TensorSpec]) -> dict[str, str]:
             continue
         names |= {path: name for path, name, _ in found}
         if trained is not None and layer.config.get("trainable") is not False:
-            title = layer.name or layer.path
-            trained += [(f"{title}/{name}", specs[path]) for path, name, is_trained in found if is_trained]
+            trained += [(name, specs[path]) for path, name, is_trained in found if is_trained]
     return names | (_slots(config, specs, trained) if trained else {})
 
 
@@ -89,13 +88,15 @@ def _layers(config: Any, above: str) -> Iterator[_Layer]:
 
 
 def _variables(layer: _Layer, specs: Mapping[str, TensorSpec]) -> list[tuple[str, str, bool]] | None:
-    """Path and name of each variable of a layer, and whether it is trained; None of a layer that is not known that well."""
+    """Path and name (``first/kernel``) of each variable of a layer, and whether it is trained; None of a layer that is not known
+    that well."""
     trained = [name for name in _TRAINED.get(layer.kind, ()) if layer.config.get(_SWITCHES.get(name, "")) is not False]
     names = [*trained, *_COUNTED.get(layer.kind, ())]
     for above in (f"{layer.path}/vars", f"{layer.path}/cell/vars"):
         paths = [f"{above}/{number}" for number in range(len(names) + 1)]
         if names and [path in specs for path in paths] == [True] * len(names) + [False]:
-            return [(path, name, name in trained) for path, name in zip(paths, names, strict=False)]
+            above = layer.name or layer.path
+            return [(path, f"{above}/{name}", name in trained) for path, name in zip(paths, names, strict=False)]
     return None
 
 
