@@ -73,7 +73,7 @@ def diff(
     from milepost.ops.diff import diff as find
     from milepost.ops.refs import open as open_source
 
-    rules = dict(_rule(text) for text in maps or ())
+    rules = dict(rule(text) for text in maps or ())
     one, other = open_source(a), open_source(b)
     with Progress() as progress:
         done = 0
@@ -95,7 +95,8 @@ def diff(
     return 0 if found.same else 1
 
 
-def _rule(text: str) -> tuple[str, str]:
+def rule(text: str) -> tuple[str, str]:
+    """What ``--map`` says: OLD and NEW."""
     old, mark, new = text.partition("=")
     if not mark:
         raise typer.BadParameter(f"--map takes OLD=NEW, not {text!r}")

@@ -78,7 +78,7 @@ def _milepost(
 _COMMANDS = {
     "Look into runs and checkpoints": ["ls", "show", "cat", "stats", "diff", "verify"],
     "Keep and remove checkpoints": ["tag", "pin", "prune"],
-    "Take checkpoints elsewhere": ["export"],
+    "Take checkpoints elsewhere": ["transfer", "export"],
     "Prove that a script resumes": ["audit"],
     "Run on a cluster": ["doctor", "slurm"],
 }

@@ -53,10 +53,11 @@ class VariablesTarget:
             )  # fmt: skip
         self.slots = {name: Slot(name, _spec(one)) for name, one in self._variables.items()}
         self._names = {id(one): name for name, one in self._variables.items()}
-        short = {name.partition("/")[2]: name for name in self.slots}
         self.numbered: list[Mapping[str, str]] = [{name: name for name in self.slots}]
-        if "" not in short and len(short) == len(self.slots):
-            self.numbered.append(short)
+        for spelled in (lambda name: name.partition("/")[2], lambda name: "/".join(name.split("/")[-2:])):
+            spelling = {spelled(name): name for name in self.slots}
+            if "" not in spelling and len(spelling) == len(self.slots):
+                self.numbered.append(spelling)
 
     def find(self, path: str) -> str | None:
         for spelling in self.numbered:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy.typing as npt
@@ -51,8 +51,8 @@ class Target(Protocol):
     slots: Mapping[str, Slot]
     """By name, in the order of its layers."""
     numbered: Sequence[Mapping[str, str]]
-    """Where names have numbers that mean nothing: by spelling (all names with that of the model above, all without), the name that
-    a path may be, to that of the slot."""
+    """Where names have numbers that mean nothing: by spelling (all with what is above the layers, or all without), the name that a
+    path may be, to that of the slot."""
 
     def find(self, path: str) -> str | None:
         """The name of the slot that a checkpoint, whose first object is this one, has at `path`; None if it means nothing here. A
@@ -63,6 +63,23 @@ class Target(Protocol):
 
     def load(self, values: Mapping[str, npt.NDArray[Any]]) -> None:
         """Put arrays, of the type and shape of their slots, into the object: all of them or, where it raises, none."""
+
+
+class Part:
+    """Some of the slots of a target, as a target."""
+
+    def __init__(self, whole: Target, names: Iterable[str]) -> None:
+        self.where, self.weights, self.live, self.load = whole.where, whole.weights, whole.live, whole.load
+        self.slots: Mapping[str, Slot] = {name: whole.slots[name] for name in names}
+        self.numbered: Sequence[Mapping[str, str]] = [
+            {spelled: name for spelled, name in spelling.items() if name in self.slots} for spelling in whole.numbered
+        ]
+        self._find = whole.find
+
+    def find(self, path: str) -> str | None:
+        """See `Target`."""
+        found = self._find(path)
+        return found if found in self.slots else None
 
 
 class Pairing(NamedTuple):
@@ -92,13 +109,20 @@ def pair(target: Target, source: TensorSource, tensors: Sequence[Named]) -> Pair
     Raises:
         ScriptError: several parts of the source fit.
     """
-    by_name = list(_by_name(target, tensors))
-    others = [one for one in tensors if not target.weights or is_weight(one.path, source)]
-    best = max(by_name, key=lambda one: (_fitting(one, target, source), -one.above.count("/")), default=None)
+    weights = [one for one in tensors if not target.weights or is_weight(one.path, source)]
+    by_name = list(_by_name(target, weights))
+    numbers_aside = list(_numbers_aside(target, weights))
+    any_name = list(_by_name(target, tensors))
+    best = max(
+        [*by_name, *numbers_aside, *any_name],
+        key=lambda one: (_fitting(one, target, source), -one.above.count("/")),
+        default=None,
+    )
     for ways in (
         lambda: by_name,
-        lambda: _numbers_aside(target, others),
-        lambda: _by_shape(target, source, others) if best is None else (),
+        lambda: numbers_aside,
+        lambda: _by_shape(target, source, weights) if best is None else (),
+        lambda: any_name,  # a layer may be called as an optimizer's state is
     ):  # each is asked for only if those before it found nothing
         whole: dict[frozenset[tuple[str, str]], Pairing] = {}
         for one in ways():
@@ -169,12 +193,13 @@ def _numbers_aside(target: Target, tensors: Sequence[Named]) -> Iterator[Pairing
             names = [(one.names[min(rank, len(one.names) - 1)], one.path) for one in tensors]
             for above, inside in _folders(names):
                 there = _families(inside)
-                if all(len(there.get(family, ())) == len(slots) for family, slots in wanted.items()):
-                    pairs = {
-                        slot: path
-                        for family, slots in wanted.items()
-                        for slot, path in zip(slots, there[family], strict=True)
-                    }
+                pairs = {
+                    slot: path
+                    for family, slots in wanted.items()
+                    if len(there.get(family, ())) == len(slots)
+                    for slot, path in zip(slots, there[family], strict=True)
+                }
+                if pairs:
                     yield Pairing(pairs, above, _paths(inside), "name, numbers aside")
 
 

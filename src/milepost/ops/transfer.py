@@ -205,15 +205,15 @@ def chosen(
     names = renaming.rename(paths, rename or {})
     if names.unmatched:
         raise ScriptError("nothing in the source is called so", where="rename=", found=", ".join(names.unmatched))
-    return [Named(path, (new, _own_name(path, source)) if new == path else (new,)) for new, path in names.names.items()]
+    return [Named(path, _names(path, source) if new == path else (new,)) for new, path in names.names.items()]
 
 
-def _own_name(path: str, source: TensorSource) -> str:
-    """The name that a tensor had in the program, where the file has it beside the path, or in it (HDF5 as Keras 2 wrote it: that of
-    the layer, then the name of the variable, where that of the layer may come again)."""
-    if path in source.notes:
-        return source.notes[path]
-    return _TWICE.sub(r"\1", path.removesuffix(":0"))
+def _names(path: str, source: TensorSource) -> tuple[str, ...]:
+    """What a tensor is called: its path; the name it had in the program, where the file has it beside the path, or in it (HDF5 as
+    Keras 2 wrote it: that of the layer, then the name of the variable, where that of the layer may come again); the last two
+    levels of that, which are the layer and the variable wherever these are."""
+    own = source.notes[path] if path in source.notes else _TWICE.sub(r"\1", path.removesuffix(":0"))
+    return path, own, "/".join(own.split("/")[-2:])
 
 
 def _meant(source: TensorSource, wanted: str | Iterable[str]) -> set[str]:

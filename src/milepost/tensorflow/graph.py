@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 
-from milepost.formats.tf_bundle import GRAPH
+from milepost.formats.tf_bundle import GRAPH, Bundle
+from milepost.ops.refs import open as open_source
 from milepost.tensorflow.items import held
 
 VALUE = "VARIABLE_VALUE"
 
 
-def saved_variables(checkpoint: Any, prefix: str) -> dict[str, Any]:
-    """The variables that are in the checkpoint `prefix`, which ``checkpoint.write`` just made, by the key they stand under."""
+class Saved(NamedTuple):
+    """A variable that TensorFlow saves, the key it stands under, and the path that `milepost.open` gives it."""
+
+    variable: Any
+    key: str
+    path: str
+
+
+def saved_variables(checkpoint: Any, prefix: str) -> list[Saved]:
+    """The variables that are in the checkpoint `prefix`, which ``checkpoint.write`` just made."""
     reader = tf.train.load_checkpoint(prefix)
     graph = TrackableObjectGraph.FromString(reader.get_tensor(GRAPH))
     live = _live(checkpoint, graph)
-    variables: dict[str, Any] = {}
+    source = open_source(prefix)
+    assert isinstance(source, Bundle)
+    paths = {key: path for path, key in source.stored_as.items()}
+    variables = []
     for number, node in enumerate(graph.nodes):
         for attribute in node.attributes:
             variable = held(live.get(number))
             if attribute.name == VALUE and isinstance(variable, tf.Variable):
-                variables[attribute.checkpoint_key] = variable
+                variables.append(Saved(variable, attribute.checkpoint_key, paths[attribute.checkpoint_key]))
     return variables
 
 

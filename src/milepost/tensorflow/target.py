@@ -37,7 +37,7 @@ class TrackedTarget:
             self._variables = {name: one for name, one in self._variables.items() if id(one) in wanted}
         if not self._variables:
             raise ScriptError(f"{self.where} has no variables yet", hint="call it on a batch first")
-        self.slots = {name: Slot(name, _spec(one)) for name, one in self._variables.items()}
+        self.slots = {name: Slot(name, spec_of(one)) for name, one in self._variables.items()}
         self._names = {id(one): name for name, one in self._variables.items()}
         own = [one.name.removesuffix(":0") for one in self._variables.values()]
         self._own = {name: slot for name, slot in zip(own, self.slots, strict=True) if own.count(name) == 1}
@@ -71,6 +71,7 @@ class TrackedTarget:
             raise MismatchError(f"{self.where} refused a value: {error}", where=name) from error
 
 
-def _spec(variable: Any) -> TensorSpec:
+def spec_of(variable: Any) -> TensorSpec:
+    """What a variable is."""
     kind, shape = dtypes.dtype(variable.dtype.name), tuple(variable.shape.as_list())
     return TensorSpec(kind, shape, nbytes(kind, shape))

@@ -27,7 +27,7 @@ from milepost.tensorflow.filling import Filling, fill
 from milepost.tensorflow.graph import saved_variables
 from milepost.tensorflow.items import Trackable
 
-COUNTER = "save_counter"
+COUNTER, COUNTER_KEY = "save_counter", "save_counter/.ATTRIBUTES/VARIABLE_VALUE"
 """What ``tf.train.Checkpoint.restore`` expects, and `tf.train.CheckpointManager` numbers by."""
 
 
@@ -35,8 +35,8 @@ class _Choice(NamedTuple):
     """What of a source is written: see `export`."""
 
     rename: Mapping[str, str] | None
-    include: str | Iterable[str] | None
-    exclude: str | Iterable[str] | None
+    only: str | Iterable[str] | None
+    leave_out: str | Iterable[str] | None
     strict: bool
 
 
@@ -46,8 +46,8 @@ def export(
     *,
     model: Any = None,
     rename: Mapping[str, str] | None = None,
-    include: str | Iterable[str] | None = None,
-    exclude: str | Iterable[str] | None = None,
+    only: str | Iterable[str] | None = None,
+    leave_out: str | Iterable[str] | None = None,
     strict: bool = True,
 ) -> Exported:
     """Write `source` as a checkpoint that ``tf.train.Checkpoint(**model).restore(destination).assert_consumed()`` accepts, and make
@@ -60,9 +60,9 @@ def export(
         model: the live objects, which stay as they are: a dict by the names that `tf.train.Checkpoint` has them under; a
             `tf.train.Checkpoint`; or one object, which is called ``model`` (a compiled Keras model with its ``optimizer``, if the
             source has one). Each is filled from the folder of its name in the source, if there is one.
-        rename: see `milepost.transfer`; so are `include` and `exclude`.
-        include: see there.
-        exclude: see there.
+        rename: old to new: what the source calls otherwise, see `milepost.transfer`.
+        only: these paths of the source alone, and what is below them; ``*`` and ``?`` stand for any characters.
+        leave_out: not these.
         strict: every weight and all optimizer state of the objects must be in the source, and nothing more. If False, what is
             not there is written as it is in the objects. Metrics and random state may always be missing.
 
@@ -74,9 +74,7 @@ def export(
     _refuse_if_there(destination)
     checkpoint, objects = _objects(model, source)
     with appearing.workspace(destination) as work:
-        done = _write(
-            source, work, checkpoint, objects, _number(destination), _Choice(rename, include, exclude, strict)
-        )
+        done = _write(source, work, checkpoint, objects, _number(destination), _Choice(rename, only, leave_out, strict))
         _refuse_if_there(destination)
         publish(f"{work}/made", destination)
     enter(destination)
@@ -89,8 +87,8 @@ def export_run(
     *,
     model: Any = None,
     rename: Mapping[str, str] | None = None,
-    include: str | Iterable[str] | None = None,
-    exclude: str | Iterable[str] | None = None,
+    only: str | Iterable[str] | None = None,
+    leave_out: str | Iterable[str] | None = None,
     strict: bool = True,
 ) -> Exported:
     """Write `sources` as ``ckpt-STEP`` of one folder, as a `tf.train.CheckpointManager` has them; see `export`.
@@ -99,7 +97,7 @@ def export_run(
         StepError: one has no step, or the step of an earlier one.
         besides as `export`.
     """
-    choice = _Choice(rename, include, exclude, strict)
+    choice = _Choice(rename, only, leave_out, strict)
     found: list[Filling] = []
     with appearing.workspace(destination) as work:
         run = f"{work}/run"
@@ -162,16 +160,14 @@ def _write(
     source: TensorSource, work: str, checkpoint: Any, objects: Mapping[str, Any], number: int, choice: _Choice
 ) -> Filling:
     """Write the checkpoint ``WORK/made``, and compare it with what was to be written."""
-    tensors = chosen(source, rename=choice.rename, include=choice.include, exclude=choice.exclude)
+    tensors = chosen(source, rename=choice.rename, include=choice.only, exclude=choice.leave_out)
     counter = checkpoint.save_counter  # makes it
     objects_as_they_are = f"{work}/objects"
     checkpoint.write(objects_as_they_are)
-    saved = saved_variables(checkpoint, objects_as_they_are)
+    saved = [one for one in saved_variables(checkpoint, objects_as_they_are) if one.variable is not counter]
     filled = fill(source, tensors, objects, saved, strict=choice.strict)
-    values = {key: value for key, value in filled.values.items() if saved[key] is not counter}
-    counters = {key: number for key, variable in saved.items() if variable is counter}
-    _save(objects_as_they_are, f"{work}/made", values | counters)
-    _compare(f"{work}/made", values)
+    _save(objects_as_they_are, f"{work}/made", filled.values | {COUNTER_KEY: number})
+    _compare(f"{work}/made", filled.values)
     return filled
 
 
