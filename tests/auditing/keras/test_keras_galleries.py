@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from backends import NAMES, Backend, Gallery
+from galleries import NAMES, Backend, Gallery
 
 from milepost.auditing.audit import audit
 from milepost.auditing.report import Report, Verdict

@@ -69,21 +69,21 @@ def _nothing() -> None:
 def _start(path: str) -> None:
     with open(path, encoding="utf-8") as file:
         told = json.load(file)
-    seed, log = told["seed"], told["log"]
+    seed, log, saver = told["seed"], told["log"], told.get("saver", "torch")  # defaults are left out
 
     def numpy() -> None:
         sys.modules["numpy.random"].seed(seed)
 
     def torch() -> None:
         sys.modules["torch"].manual_seed(seed)
-        if told["saver"] == "torch":
+        if saver == "torch":
             arm("milepost.auditing.foreign.observer")
 
     def tensorflow() -> None:
         sys.modules["tensorflow"].random.set_seed(seed)
 
     def keras() -> None:
-        if told["saver"] == "keras":
+        if saver == "keras":
             arm("milepost.auditing.foreign.fits")
 
     def arm(watcher: str) -> None:
