@@ -36,7 +36,7 @@ SCENARIOS: dict[str, Scenario] = {
     **by_signal.SCENARIOS,
     **by_command.SCENARIOS,
 }
-AT_ONCE = 12
+AT_ONCE = 16
 """Jobs mostly sleep, and so does whoever waits for them."""
 TELLING = threading.Lock()
 
