@@ -73,8 +73,8 @@ def examined(cluster: Cluster, place: Path) -> Outcome:
     )
     number, run = job(cluster, place, training=(*SHORT, "--until", f"{place}/end"))
     run.reach(7)
-    examiner = cluster.submit(script, "--no-requeue", "--time=5", "--output", place / "doctor.out")
     login = findings(milepost(cluster, "doctor", run.path, "--json", code=1))
+    examiner = cluster.submit(script, "--no-requeue", "--time=5", "--output", place / "doctor.out")
     for _ in waiting(PATIENCE):
         if (place / "end").exists():
             break

@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 
 from cluster import Cluster, alive, processes, waiting
-from playing import EVERY, LONG, PATIENCE, SHORT, Outcome, Run, Scenario, job, told
+from playing import DURABLE, EVERY, LONG, PATIENCE, SHORT, Outcome, Run, Scenario, job, told
 
 
 def on_node(cluster: Cluster, number: str, *, keepers: bool = False) -> tuple[int, list[int]]:
@@ -42,7 +42,7 @@ def kill(doomed: list[int]) -> None:
 
 def failed(cluster: Cluster, place: Path) -> Outcome:
     """The node fails, and all that was on it."""
-    number, run = job(cluster, place, "--partition=fragile", training=SHORT)
+    number, run = job(cluster, place, "--partition=fragile", training=(*SHORT, DURABLE))
     run.reach(33)
     node, doomed = on_node(cluster, number)
     kill(doomed)
@@ -55,7 +55,7 @@ def failed(cluster: Cluster, place: Path) -> Outcome:
 def survived(cluster: Cluster, place: Path) -> Outcome:
     """Slurm loses the node; the training lives on beside the job that was restarted, until it is fenced."""
     # Long enough that the one that lives on is still at work when the other comes.
-    number, run = job(cluster, place, "--partition=frail", training=LONG)
+    number, run = job(cluster, place, "--partition=frail", training=(*LONG, DURABLE))
     run.reach(33)
     trainer = run.starts[0][1]
     node, doomed = on_node(cluster, number, keepers=True)
@@ -111,7 +111,7 @@ def drained(cluster: Cluster, place: Path) -> Outcome:
 
 def drained_elsewhere(cluster: Cluster, place: Path) -> Outcome:
     """The job comes to another node: it continues what had got into the run directory, which may not be older than an interval."""
-    training = (*SHORT, "--ballast", "2000000", "--durable")
+    training = (*SHORT, "--ballast", "2000000", DURABLE)
     number, run = job(cluster, place, "--partition=fragile", training=training, checkpointer=staging(place, 8e6))
     run.reach(33)
     node, doomed = on_node(cluster, number)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cluster import Cluster
-from playing import EVERY, LONG, STOPPED, TORCH, Outcome, Run, Scenario, command, job, milepost, module, told
+from playing import DURABLE, EVERY, LONG, STOPPED, TORCH, Outcome, Run, Scenario, command, job, milepost, module, told
 
 NO_SQUEUE = """\
 mkdir -p {place}/bin
@@ -56,7 +56,8 @@ def chain(cluster: Cluster, place: Path) -> Outcome:
 
 def blind(cluster: Cluster, place: Path) -> Outcome:
     """No signal, and nobody to ask for the limit: killed at it. The next job of the chain continues from the last save."""
-    number, run = job(cluster, place, "--time=1", "--no-requeue", training=LONG, how="", before=NO_SLURM)
+    training = (*LONG, DURABLE)
+    number, run = job(cluster, place, "--time=1", "--no-requeue", training=training, how="", before=NO_SLURM)
     last = number
     for _ in range(2):
         last = cluster.submit(

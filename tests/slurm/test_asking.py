@@ -15,9 +15,9 @@ from milepost.errors import SlurmError
 from milepost.slurm import control, requeue
 from milepost.slurm.end_time import EndTime, ask_end, pause
 from milepost.slurm.job import Job, Reach
-from milepost.slurm.queue import state_of
+from milepost.slurm.queue import has_ended, state_of
 
-JOB = Job("40", "40_7", 0, 0, Reach.TASK, None, None)
+JOB = Job("40", "40_7", 0, Reach.TASK, None, None)
 Play = Callable[..., None]
 
 
@@ -119,6 +119,17 @@ def test_what_slurm_would_refuse_is_not_asked_for(slurm: Play, tmp_path: Path, s
 def test_the_number_of_an_array_is_that_of_one_of_its_tasks(slurm: Play) -> None:
     slurm(squeue=f'echo "41 FAILED 1 1 NonZeroExitCode"; {squeue("40", "PENDING 1 1 Nodes are down, all of them")}')
     assert state_of(JOB) == ("PENDING", True, True, "Nodes are down, all of them")
+
+
+@pytest.mark.parametrize(
+    ("state", "ended"),
+    [("TIMEOUT 0 1 TimeLimit", True), ("NODE_FAIL 0 1 None", True), ("RUNNING 1 1 None", False), ("COMPLETING 1 1 None", False),
+     ("PENDING 1 1 BeginTime", False)],
+)  # fmt: skip
+def test_whether_a_job_is_over(slurm: Play, state: str, ended: bool) -> None:
+    slurm(squeue=squeue("40", state))
+    assert has_ended("40") == ended
+    assert not has_ended("41"), "one that Slurm does not know may be of another cluster"
 
 
 def test_a_controller_that_is_starting_again_is_asked_again(

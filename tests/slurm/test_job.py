@@ -18,7 +18,7 @@ def test_outside_of_slurm_there_is_none() -> None:
 def test_a_plain_job() -> None:
     job = Job.here({"SLURM_JOB_ID": "12", "SLURM_RESTART_COUNT": "3", "SLURM_PROCID": "1"})
     assert job is not None
-    assert (job.id, job.name, job.restarts, job.rank, job.end, job.tmpdir) == ("12", "12", 3, 1, None, None)
+    assert (job.id, job.name, job.restarts, job.end, job.tmpdir) == ("12", "12", 3, None, None)
 
 
 def test_the_first_run_has_no_restart_count() -> None:

@@ -142,6 +142,44 @@ def test_where_it_is_not_allowed_the_exit_code_says_so(
     assert "the exit code is 75" in told
 
 
+@pytest.mark.parametrize(
+    ("state", "cluster", "opens"),
+    [
+        ("TIMEOUT 0 1 TimeLimit", "here", True),
+        ("RUNNING 0 1 None", "here", False),
+        ("TIMEOUT 0 1 None", "there", False),
+    ],
+)
+def test_the_next_job_of_a_chain_begins_on_another_node(
+    job: Play, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str, cluster: str, opens: bool
+) -> None:
+    """At once after the one before was killed: its heart beat less than a minute ago, but Slurm knows that it is over."""
+    run = tmp_path / "run"
+    environment = {**os.environ, "SLURM_JOB_ID": "11", "SLURM_CLUSTER_NAME": cluster}
+    code = (
+        "import os, sys, numpy as np, milepost; run = milepost.Checkpointer(sys.argv[1], w=np.zeros(1));"
+        "run.step(w=run['w'] + 1); run.save(); run.wait(); os._exit(9)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, run], env=environment, check=False).returncode == 9
+    lock = run / "attempts/1.lock"
+    lock.write_text(json.dumps(json.loads(lock.read_text()) | {"host": "another node"}))
+    monkeypatch.setenv("SLURM_CLUSTER_NAME", "here")
+    job(squeue=f"{squeue('11', state)}; {squeue('12')}")
+    if opens:
+        assert train(run, 3) is None
+    else:
+        with pytest.raises(milepost.errors.RunBusy):
+            train(run, 3)
+
+
+def test_a_second_task_of_the_job_is_told_so(job: Play, tmp_path: Path) -> None:
+    with (
+        milepost.Checkpointer(tmp_path / "run", w=np.zeros(1), progress=False),
+        pytest.raises(milepost.errors.RunBusy, match="several tasks of this job"),
+    ):
+        milepost.Checkpointer(tmp_path / "run", w=np.zeros(1), progress=False)
+
+
 def test_max_requeues(job: Play, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     codes = []
     for restart in range(3):

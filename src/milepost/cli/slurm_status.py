@@ -16,7 +16,7 @@ from milepost.folder.run import RunFolder
 from milepost.ops.listing import life_of, only_on_node
 from milepost.ops.refs import open_run, wording
 from milepost.slurm.end_time import ask_end
-from milepost.slurm.job import Job, Reach
+from milepost.slurm.job import Job
 from milepost.slurm.queue import state_of
 from milepost.training.trace import read_after
 
@@ -66,7 +66,7 @@ def _of_slurm(number: str | None) -> dict[str, Any]:
     unknown = {"job_state": None, "reason": None, "seconds_left": None}
     if number is None:
         return unknown
-    job = Job(number, number, 0, 0, Reach.CHILD, None, None)
+    job = Job.numbered(number)
     try:
         told = state_of(job)
         end = ask_end(job, 10.0) if told.state == "RUNNING" else None

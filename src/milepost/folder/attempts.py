@@ -17,7 +17,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -153,8 +153,15 @@ class Attempt:
                 continue
 
 
-def claim(run: Storage, *, takeover: bool = False) -> Attempt:
+def claim(
+    run: Storage, *, takeover: bool = False, has_ended: Callable[[int, Owner], bool] = lambda number, owner: False
+) -> Attempt:
     """Open the next attempt of `run`, after fencing all earlier ones.
+
+    Args:
+        run: the run directory.
+        takeover: also one that is alive.
+        has_ended: asked of an attempt that seems to be alive: whether it is known from elsewhere that it is not.
 
     Raises:
         RunBusy: an earlier attempt is alive, and neither `takeover` nor a requeue of the same Slurm job allows to go on.
@@ -164,7 +171,7 @@ def claim(run: Storage, *, takeover: bool = False) -> Attempt:
     while True:
         numbers = attempt_numbers(run)
         if not takeover:
-            _refuse_if_alive(run, numbers, owner)
+            _refuse_if_alive(run, numbers, owner, has_ended)
         number = max([0, *numbers, *_attempts_that_saved(run)]) + 1
         lock = _take_number(run, number, owner)
         if lock is not None:
@@ -300,7 +307,9 @@ def _now(run: Storage) -> float:
         run.remove(probe)
 
 
-def _refuse_if_alive(run: Storage, numbers: Sequence[int], newcomer: Owner) -> None:
+def _refuse_if_alive(
+    run: Storage, numbers: Sequence[int], newcomer: Owner, has_ended: Callable[[int, Owner], bool]
+) -> None:
     # The newest may not have got as far as a work folder; an earlier one that has one was never fenced, if whoever wanted to died
     # before it could.
     unfenced = {number for number, ending in _parsed(run) if ending == "work"}
@@ -309,10 +318,13 @@ def _refuse_if_alive(run: Storage, numbers: Sequence[int], newcomer: Owner) -> N
         if owner is None:
             continue
         requeued = owner.slurm_job is not None and owner.slurm_job == newcomer.slurm_job
-        if requeued and newcomer.restart_count > owner.restart_count:
+        if (requeued and newcomer.restart_count > owner.restart_count) or has_ended(number, owner):
             continue
+        hint = "wait for it, stop it, or pass takeover=True to fence it"
+        if requeued:
+            hint = "several tasks of this job open the run: open it in one of them, or give each a run directory of its own"
         raise RunBusy(
             f"attempt {number} of this run is alive: process {owner.pid} on {owner.host}, last heard of {age:.0f} s ago",
             where=run.root,
-            hint="wait for it, stop it, or pass takeover=True to fence it",
+            hint=hint,
         )

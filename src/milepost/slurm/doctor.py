@@ -19,7 +19,7 @@ from milepost.ops.redirected import redirected
 from milepost.slurm.control import available
 from milepost.slurm.end_time import ask_end
 from milepost.slurm.job import Job, Reach
-from milepost.slurm.queue import state_of
+from milepost.slurm.queue import has_ended, state_of
 from milepost.slurm.site import Site, site_or_none
 from milepost.storage.base import FULL
 from milepost.storage.local import LocalStorage
@@ -186,6 +186,8 @@ def of_attempts(place: Path, job: Job | None) -> Iterator[Finding]:
     who = f"process {owner.pid} on {owner.host}" + (f", job {owner.slurm_job}" if owner.slurm_job else "")
     if job is not None and owner.slurm_job == job.id and owner.restart_count < job.restarts:
         yield Finding(Level.FINE, "attempts", f"{who} lives, and will be fenced: this is the same job, requeued")
+    elif job is not None and owner.slurm_job is not None and has_ended(owner.slurm_job):
+        yield Finding(Level.FINE, "attempts", f"{who} was heard of less than a minute ago, but that job is over")
     else:
         mend = "wait for it, stop it, or start with takeover=True, which fences it"
         yield Finding(Level.WRONG, "attempts", f"another is alive: {who}", mend)

@@ -32,11 +32,15 @@ class Job:
     id: str
     name: str
     restarts: int
-    rank: int
     reach: Reach
     tmpdir: Path | None
     end: float | None
     """Seconds since the epoch, where the environment has it; it does not follow a limit that is extended."""
+
+    @classmethod
+    def numbered(cls, number: str) -> Job:
+        """Another job, of which no more is known than its number."""
+        return cls(number, number, 0, Reach.CHILD, None, None)
 
     @classmethod
     def here(cls, environment: Mapping[str, str] = os.environ) -> Job | None:
@@ -55,7 +59,6 @@ class Job:
             id=number,
             name=name,
             restarts=_count(environment.get("SLURM_RESTART_COUNT")),
-            rank=_count(environment.get("SLURM_PROCID")),
             reach=_reach(environment),
             tmpdir=node_local(environment),
             end=_count(environment.get("SLURM_JOB_END_TIME")) or None,

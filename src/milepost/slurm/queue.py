@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from milepost.errors import SlurmError
 from milepost.slurm.control import SECONDS, ask
 from milepost.slurm.job import Job
+
+ENDED = frozenset(
+    ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT")
+)
+"""States of a job that has no processes any more, and does not come back by itself."""
 
 
 class State(NamedTuple):
@@ -29,6 +35,14 @@ def state_of(job: Job) -> State:
         return State("", False, False, "")
     state, requeue, batch, reason = told
     return State(state, requeue == "1", batch == "1", reason)
+
+
+def has_ended(number: str) -> bool:
+    """Whether job `number` is over. False if Slurm does not say, or does not know it any more."""
+    try:
+        return state_of(Job.numbered(number)).state in ENDED
+    except SlurmError:
+        return False
 
 
 def ask_queue(job: Job, *fields: str, seconds: float = SECONDS) -> list[str] | None:

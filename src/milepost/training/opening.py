@@ -9,18 +9,20 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from milepost.core import values
 from milepost.errors import MilepostError
 from milepost.folder import names, which
-from milepost.folder.attempts import Attempt, Parent, Record, claim
+from milepost.folder.attempts import Attempt, Owner, Parent, Record, claim, read_record
 from milepost.folder.lineage import lineage, newest_attempt, read_records
 from milepost.folder.nearby import Home, Nearby
 from milepost.folder.retention import Keep
 from milepost.folder.run import Listed, RunFolder
 from milepost.folder.sharing import Base
 from milepost.pipeline.stage import Stager
+from milepost.slurm.queue import has_ended
 from milepost.storage.base import Storage, storage_error
 from milepost.storage.local import LocalStorage
 from milepost.training.continuation import Continuation, what_came_after
@@ -107,7 +109,7 @@ def open_run(
         run.info.best = keep.best_by
         run.save_info()
     try:
-        attempt = claim(storage, takeover=takeover)
+        attempt = claim(storage, takeover=takeover, has_ended=partial(_job_has_ended, run))
     except OSError as error:
         raise storage_error(error, "open the run for writing", run.where) from error
     try:
@@ -126,6 +128,21 @@ def open_run(
             raise storage_error(problem, "open the run", run.where) from problem
         raise
     return opened
+
+
+def _job_has_ended(run: RunFolder, number: int, owner: Owner) -> bool:
+    """Whether attempt `number` was that of a job of this cluster that is over. Of a process that was killed on another node, the run
+    directory tells that only when its heart has not beaten for a minute; the next job of a chain begins sooner."""
+    cluster = os.environ.get("SLURM_CLUSTER_NAME")
+    if owner.slurm_job is None or not cluster:
+        return False
+    try:
+        record = read_record(run.storage, number)
+    except MilepostError:
+        return False
+    there = record.written_by.get("environment") if record is not None else None
+    same = isinstance(there, Mapping) and there.get("SLURM_CLUSTER_NAME") == cluster
+    return same and has_ended(owner.slurm_job)
 
 
 def _continue(
