@@ -26,8 +26,8 @@ LONG = ("--epochs", "45")
 """That of jobs that go beyond a limit of a minute."""
 TORCH = (*LONG, "--torch")
 DURABLE = "--durable"
-"""The trainer is never further than `EVERY` steps beyond what is durable. Without it, what is killed can lose, beside an interval, what
-it did while a save was on its way."""
+"""The trainer is never further than `EVERY` steps beyond what is durable. Without it, what is killed can lose, beside an interval,
+what it did while a save was on its way."""
 PATIENCE = 600.0
 """Seconds for a whole job, requeued and all."""
 STOPPED = 75

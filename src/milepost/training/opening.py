@@ -131,8 +131,8 @@ def open_run(
 
 
 def _job_has_ended(run: RunFolder, number: int, owner: Owner) -> bool:
-    """Whether attempt `number` was that of a job of this cluster that is over. Of a process that was killed on another node, the run
-    directory tells that only when its heart has not beaten for a minute; the next job of a chain begins sooner."""
+    """Whether attempt `number` was that of a job of this cluster that is over. Of a process that was killed on another node the
+    run directory tells that only when its heart has not beaten for a minute; the next job of a chain begins sooner."""
     cluster = os.environ.get("SLURM_CLUSTER_NAME")
     if owner.slurm_job is None or not cluster:
         return False
