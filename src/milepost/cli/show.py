@@ -83,9 +83,10 @@ def show(
             _say_other_head(source)
         say()
     from milepost.cli.tree import say_tree
+    from milepost.ops.numbered import parameters
 
     shown = entries if paths else [entry for entry in entries if entry.path != CLASS]  # which the head has
-    say_tree(shown, source.notes, show_all=show_all, depth=depth)
+    say_tree(shown, {**parameters(source), **source.notes}, show_all=show_all, depth=depth)
     return 0
 
 
