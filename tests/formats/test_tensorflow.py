@@ -12,6 +12,7 @@ import pytest
 import milepost
 from milepost.errors import DamagedError, FormatError, NotFoundError, UnsafeContentError
 from milepost.formats.tf_bundle import Bundle
+from milepost.ops.sequence import members
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +120,26 @@ def test_a_folder_is_a_sequence_of_which_the_latest_is_open(made: Path, tmp_path
     (copy / "checkpoint").write_text('model_checkpoint_path: "gone"\nall_model_checkpoint_paths: "gone"\n')
     with pytest.raises(NotFoundError, match="gone"):
         milepost.open(copy)
+
+
+def test_the_list_of_a_folder_tells_times_and_what_is_missing(made: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(made / "managed", tmp_path / "copy"))
+    (copy / "checkpoint").write_text(
+        'model_checkpoint_path: "/far/away/ckpt-3"\n'
+        'all_model_checkpoint_paths: "../ckpt-1"\nall_model_checkpoint_paths: "/far/away/ckpt-3"\n'
+        'all_model_checkpoint_paths: "ckpt-2"\n'
+        "all_model_checkpoint_timestamps: 1e9\nall_model_checkpoint_timestamps: 1000000300.25\n"
+        "all_model_checkpoint_timestamps: 1000000200\nlast_preserved_timestamp: 5\n"
+    )
+    source = milepost.open(copy)
+    assert source.metadata["checkpoints"] == ["ckpt-2", "ckpt-3"]
+    assert source.metadata["missing"] == ["ckpt-1"]
+    assert source.metadata["time"] == "2001-09-09T01:51:40+00:00"
+    assert milepost.open(copy / "ckpt-2").metadata["time"] == "2001-09-09T01:50:00+00:00"
+    assert [Path(one).name for one in members(str(copy))] == ["ckpt-1", "ckpt-2", "ckpt-3"]
+    with (copy / "checkpoint").open("a") as more:  # one too many, and one that no calendar has: no time is known
+        more.write("all_model_checkpoint_timestamps: 1e300\n")
+    assert "time" not in milepost.open(copy).metadata
 
 
 def test_escapes_in_the_list_of_checkpoints(made: Path, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from milepost.formats.protobuf import LARGEST, Fields, number, parse, varint
 from milepost.formats.source import FormatSource, as_array, spec, unused
 from milepost.formats.tf_entries import Entry, read_entries
 from milepost.formats.tf_graph import Names, names_in, path_of
+from milepost.formats.tf_state import read_state
 from milepost.formats.tf_types import STRING, TYPES
 
 NAME = "a TensorFlow checkpoint"
@@ -48,7 +49,9 @@ def recognises(place: File | Folder) -> bool:
 def open_source(place: File | Folder) -> TensorSource:
     """See `milepost.formats.detect.FormatModule`."""
     assert isinstance(place, File)
-    return open_bundle(_index_of(place) or place)
+    index = _index_of(place) or place
+    time = read_state(index.folder).times.get(index.name.removesuffix(".index"))
+    return open_bundle(index, {} if time is None else {"time": time})
 
 
 def open_bundle(

@@ -52,7 +52,9 @@ def members(place: str) -> list[str]:
     module = detect.find(found)
     if module is None:
         return _paths(place, _recognised(place, found.names))
-    if module.NAME in (tf_folder.NAME, orbax.NAME):
+    if module.NAME == tf_folder.NAME:
+        return _paths(place, tf_folder.checkpoints_in(found)) or [place]
+    if module.NAME == orbax.NAME:
         listed = module.open_source(found).metadata.get("checkpoints")
         return _paths(place, listed) if listed else [place]
     if module.NAME == model_folder.NAME and not any(fnmatchcase(name, one) for name in found.names for one in _OF_ONE):
