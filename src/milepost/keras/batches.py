@@ -14,6 +14,12 @@ import keras
 Tell = Callable[[Any], None]
 
 
+class UnseenBatch:
+    """Stands for a batch that was read where nobody could look: on several devices, or by a train function of the script's own."""
+
+    __slots__ = ()
+
+
 def tell_batches(model: Any, tell: Tell) -> Callable[[], None]:
     """From now on the train function of `model` tells every batch before the step that it is for. Returns what ends that.
 

@@ -19,7 +19,7 @@ from milepost.errors import MilepostWarning, Mismatch, NotFoundError
 from milepost.folder.lineage import lineage, newest_attempt, read_records
 from milepost.folder.run import RunFolder
 from milepost.keras import fitting
-from milepost.keras.batches import tell_batches
+from milepost.keras.batches import UnseenBatch, tell_batches
 from milepost.keras.data import AHEAD, Data
 from milepost.keras.items import VariablesItem, synced
 from milepost.keras.others import Others
@@ -96,8 +96,10 @@ class Running:
         self._items = self._make_items(fit)
         self._run = HostedRun(directory, state={item.name: item for item in self._items}, **options)
         self._unwatch: Callable[[], None] = lambda: None
+        self._told = False
+        """Whether a batch was seen since the last step."""
         if self._run.watched:
-            self._unwatch = tell_batches(model, lambda batch: self._run.handed("fit", batch))
+            self._unwatch = tell_batches(model, self._handed)
         if self._within and fit.validates:
             fitting.at_end(fit.epochs, self._batches_done)
         try:
@@ -210,11 +212,19 @@ class Running:
 
     # -- what happens ------------------------------------------------------------------------------------------------------------
 
+    def _handed(self, batch: Any) -> None:
+        """The train function reads a batch, while somebody watches."""
+        self._told = True
+        self._run.handed("fit", batch)
+
     def batch_ends(self, batch: int, logs: Mapping[str, Any]) -> None:
         """The train function has done everything up to `batch`."""
         if self._train_function is not None:
             self._arrive()
             return
+        if self._run.watched and not self._told:
+            self._run.handed("fit", UnseenBatch())
+        self._told = False
         done = batch + 1
         # The last of several batches in one execution may not exist.
         most = self._fit_epochs.num_batches or done

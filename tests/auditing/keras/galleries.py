@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from launcher import Launcher
+from launcher import KERAS, Launcher
 
 NAMES = ("tensorflow", "jax", "torch")
 ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
@@ -18,6 +19,24 @@ class Backend(NamedTuple):
     name: str
     environment: Mapping[str, str]
     launcher: Launcher
+
+
+class Backends:
+    """The launchers that were started."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, Backend] = {}
+        self._stack = ExitStack()
+
+    def get(self, name: str) -> Backend:
+        if name not in self._open:
+            environment = {**ENVIRONMENT, "KERAS_BACKEND": name}
+            launcher = self._stack.enter_context(Launcher(KERAS, environment))
+            self._open[name] = Backend(name, environment, launcher)
+        return self._open[name]
+
+    def close(self) -> None:
+        self._stack.close()
 
 
 class Gallery:

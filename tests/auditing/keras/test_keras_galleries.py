@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from galleries import NAMES, Backend, Gallery
+from galleries import NAMES, Backend, Backends, Gallery
 
 from milepost.auditing.audit import audit
 from milepost.auditing.report import Report, Verdict
+from milepost.errors import AuditError
 
 GALLERY, SAVER = Gallery("gallery"), Gallery("saver")
 STEP = 7
@@ -106,3 +107,34 @@ def test_a_script_without_milepost_that_saves_all_it_needs(
     assert report.verdict is Verdict.EXACT, str(report)
     assert all(row.compared > 5 for row in report.rows)
     assert list(tmp_path.iterdir()) == []
+
+
+NOTHING_SAVED = """
+import keras, numpy as np
+keras.utils.set_random_seed(7)
+model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(1)])
+model.compile("sgd", "mse")
+x = np.ones((40, 5), "float32")
+{train}
+"""
+
+
+def written(backends: Backends, folder: Path, train: str) -> Report:
+    script = folder / "train.py"
+    script.write_text(NOTHING_SAVED.format(train=train))
+    return audited(backends.get("torch"), script, folder, saver="keras")
+
+
+def test_what_cannot_be_observed_leaves_the_answer_open(backends: Backends, tmp_path: Path) -> None:
+    report = written(backends, tmp_path, "model.fit(x, x[:, :1], batch_size=8, verbose=0)")
+    assert report.verdict is Verdict.INCOMPLETE
+    assert "is never called" in report.unseen[0]
+    own = "model.fit(x, x[:, :1], batch_size=8, verbose=0)\nimport tensorflow as tf\ntf.train.Checkpoint().write('own')"
+    report = written(backends, tmp_path, own)
+    assert report.verdict is Verdict.INCOMPLETE
+    assert "tf.train.Checkpoint.write" in report.unseen[0]
+
+
+def test_a_loop_of_ones_own_is_not_watched_without_milepost(backends: Backends, tmp_path: Path) -> None:
+    with pytest.raises(AuditError, match=r"no step of model\.fit was seen"):
+        written(backends, tmp_path, "model.train_on_batch(x, x[:, :1])")

@@ -30,16 +30,26 @@ KINDS = {"model": "module", "optimizer": "optimizer"}
 """What a ``fit`` trains, by the name it has in what is written down."""
 
 
+_WATCHER: list[FitWatcher] = []
+
+
 def arm(path: str) -> None:
     """Watch this process, as the file at `path` says."""
     watcher = FitWatcher(msgspec.json.decode(Path(path).read_bytes(), type=Spec))
     scripts.watch_fits(watcher)
     scripts.watch_files(watcher.where, watcher.saved, watcher.loads)
+    _WATCHER.append(watcher)
     if "tensorflow" in sys.modules:
-        scripts.watch_others(watcher.other)
+        tensorflow_imported()
     redirect(watcher.overlay)
     atexit.register(watcher.end)
     os.register_at_fork(before=watcher.about_to_fork, after_in_child=watcher.forked)
+
+
+def tensorflow_imported() -> None:
+    """TensorFlow is here, which can save too."""
+    for watcher in _WATCHER:
+        scripts.watch_others(watcher.other)
 
 
 class FitWatcher(Notes):

@@ -81,6 +81,9 @@ def _start(path: str) -> None:
 
     def tensorflow() -> None:
         sys.modules["tensorflow"].random.set_seed(seed)
+        watcher: Any = sys.modules.get("milepost.auditing.foreign.fits")
+        if watcher is not None:
+            watcher.tensorflow_imported()
 
     def keras() -> None:
         if saver == "keras":

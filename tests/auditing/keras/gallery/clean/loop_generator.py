@@ -8,7 +8,7 @@ import milepost
 tf.random.set_seed(7)
 noise = tf.random.Generator.from_seed(3)
 x = np.random.default_rng(0).normal(size=(40, 5)).astype("float32")
-data = tf.data.Dataset.from_tensor_slices((x, x[:, :1])).shuffle(40, seed=1, reshuffle_each_iteration=False).batch(8)
+data = tf.data.Dataset.from_tensor_slices((x, x[:, :1])).shuffle(40, seed=1).batch(8)
 
 
 class Linear(tf.Module):
@@ -29,5 +29,5 @@ class Linear(tf.Module):
 model = Linear()
 with milepost.Checkpointer("runs/loop", model=model, noise=noise, every=milepost.Every(steps=5)) as run:
     for _ in run.epochs(3):
-        for x, y in run.batches(data, replay=True):
+        for x, y in run.batches(data):
             run.step(loss=model.train(x + noise.normal((8, 5), stddev=0.1), y))

@@ -8,7 +8,7 @@ import milepost
 
 keras.utils.set_random_seed(7)
 x = np.random.default_rng(0).normal(size=(40, 5)).astype("float32")
-data = tf.data.Dataset.from_tensor_slices((x, x[:, :1])).shuffle(40, seed=1, reshuffle_each_iteration=False).batch(8)
+data = tf.data.Dataset.from_tensor_slices((x, x[:, :1])).shuffle(40, seed=1).batch(8)
 model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(4, activation="relu"), keras.layers.Dense(1)])
 optimizer = keras.optimizers.Adam(0.01)
 
@@ -25,5 +25,5 @@ def train_step(x, y):
 optimizer.build(model.trainable_variables)
 with milepost.Checkpointer("runs/loop", model=model, optimizer=optimizer, every=milepost.Every(steps=5)) as run:
     for _ in run.epochs(3):
-        for x, y in run.batches(data, replay=True):
+        for x, y in run.batches(data):
             run.step(loss=train_step(x, y))

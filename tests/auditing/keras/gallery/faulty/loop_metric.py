@@ -8,7 +8,7 @@ import milepost
 
 keras.utils.set_random_seed(7)
 x = np.random.default_rng(0).normal(size=(40, 5)).astype("float32")
-data = tf.data.Dataset.from_tensor_slices((x, x[:, :1])).shuffle(40, seed=1, reshuffle_each_iteration=False).batch(8)
+data = tf.data.Dataset.from_tensor_slices((x, x[:, :1])).shuffle(40, seed=1).batch(8)
 weight = tf.Variable(tf.zeros((5, 1)))
 error = keras.metrics.Mean()
 
@@ -24,6 +24,6 @@ def train_step(x, y):
 
 with milepost.Checkpointer("runs/loop", weight=weight, every=milepost.Every(steps=5)) as run:
     for _ in run.epochs(3):
-        for x, y in run.batches(data, replay=True):
+        for x, y in run.batches(data):
             run.step(loss=train_step(x, y))
         run.epoch_end(error=float(error.result()))
