@@ -131,7 +131,7 @@ def with_sharding(value: Any, sharding: Any, name: str) -> Any:
 def mismatches(name: str, live: Any, saved: Loaded) -> list[Mismatch]:
     """Compare the arrays of a saved item with those of a live value, as `pytrees.unfold` gives it, path by path."""
     structure, leaves = tree.flatten(live, is_tensor, name)
-    here = {path: _shown(leaf) for path, leaf in leaves.items()}
+    here = {path: shown(leaf) for path, leaf in leaves.items()}
     tensors = {f"{name}/{key}" if key else name: tensor for key, tensor in saved.tensors.items()}
     there = {path: f"{tensor.variant or ''} {tensor.dtype} {list(tensor.shape)}" for path, tensor in tensors.items()}
     # A counter may begin as a number of Python and be an array from the first step on.
@@ -150,7 +150,8 @@ def mismatches(name: str, live: Any, saved: Loaded) -> list[Mismatch]:
     ]
 
 
-def _shown(leaf: Any) -> str:
+def shown(leaf: Any) -> str:
+    """An array or its description for people: kind of keys or weak type, dtype, shape."""
     if not isinstance(leaf, (jax.Array, jax.ShapeDtypeStruct)):
         return f" {leaf.dtype.name} {list(leaf.shape)}"
     raw = arrays.raw_aval(leaf)
