@@ -66,3 +66,7 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
     ]  # fmt: skip
     with pytest.raises(MismatchError, match="item= is one of run, value"):
         milepost.jax.restore(f"{tmp_path}/run", {"a": jnp.ones(2)})
+
+
+def test_what_the_module_offers() -> None:
+    assert milepost.jax.__all__ == ["restore"]

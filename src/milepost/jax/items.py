@@ -38,12 +38,18 @@ def make_value(name: str, value: Any) -> Item | None:
     return None if plain else make_item(name, value)
 
 
+LOOKS = 3
+"""How often all of a value is looked at when the next is handed over, to see whether it was donated; after a save, one array is."""
+
+
 class _Shape(NamedTuple):
     """A pytree of arrays alone, as it was last time."""
 
     treedef: Any
     structure: Any
     paths: list[str]
+    smallest: int
+    """Which leaf is."""
 
 
 class PytreeItem(ValueItem):
@@ -61,6 +67,9 @@ class PytreeItem(ValueItem):
         """Whether the script was seen to donate this value to its step: then it is copied before the step."""
         self._target: Any = None
         self._shape: _Shape | None = None
+        self._looks = LOOKS
+        self._witness: list[Any] = []
+        """The smallest array of the value that was captured last."""
 
     @property
     def abstract(self) -> bool:
@@ -69,7 +78,8 @@ class PytreeItem(ValueItem):
 
     def hand_over(self, value: Any) -> None:
         if not self.donated and value is not self.object:
-            self.donated = any_deleted(jax.tree.leaves(self.object))
+            self.donated = any_deleted(jax.tree.leaves(self.object) if self._looks else self._witness)
+            self._looks, self._witness = max(0, self._looks - 1), []
         self.object = value
 
     def capture(self) -> Any:
@@ -81,9 +91,13 @@ class PytreeItem(ValueItem):
         only_arrays = all(map(is_tensor, {type(leaf): leaf for leaf in leaves}.values()))
         shape = self._shape
         if shape is not None and only_arrays and shape.treedef == treedef:
+            self._witness = leaves[shape.smallest : shape.smallest + 1]
             return shape.structure, dict(zip(shape.paths, leaves, strict=True))
         structure, found = tree.flatten(self.capture(), is_tensor, self.name)
-        self._shape = _Shape(treedef, structure, list(found)) if only_arrays else None
+        self._shape, self._looks = None, LOOKS
+        if only_arrays:
+            smallest = min(range(len(leaves)), key=lambda index: leaves[index].size, default=0)
+            self._shape = _Shape(treedef, structure, list(found), smallest)
         return structure, found
 
     def aim(self, target: Any = None, sharding: Any = None) -> None:
@@ -99,6 +113,7 @@ class PytreeItem(ValueItem):
     def restore(self, saved: Loaded) -> None:
         live, self._target = self.object if self._target is None else self._target, None
         self.object = pytrees.refill(live, saved.value(), restored)
+        self._looks = LOOKS
 
 
 def any_deleted(leaves: Iterable[Any]) -> bool:
