@@ -94,7 +94,7 @@ UNKNOWN = (
 
 def _named(one: Suspect) -> str:
     """Its path; of a module in the state that of the first attribute that differs."""
-    return one.leaves[0].path if one.kind in ("state", "layer") and one.leaves else one.path
+    return one.leaves[0].path if one.kind in ("state", "layer", "nnx") and one.leaves else one.path
 
 
 def _rng(libraries: list[str]) -> str:
@@ -174,6 +174,12 @@ def _suspect(one: Suspect, aspect: str, *, fit: bool) -> str:
         return f"{_OBJECTS[one.kind]} `{name}`{place} is not in the state: give it to {fix}"
     if one.kind == "state":
         return beside_state(one, name, place, "keep it in run.vars")
+    if one.kind == "nnx":
+        fields = sorted({leaf.path[len(one.path) + 1 :] for leaf in one.leaves})
+        which = ", ".join(f"`{name}.{field.replace('/', '.')}`" for field in fields)
+        return (
+            f"{which}{place} changes and is no variable of the module: make it an nnx.Variable, or keep it in run.vars"
+        )
     if one.kind == "module":
         what = "EMA not registered:" if average else "the module"
         return f"{what} `{name}`{place} changes and is not in the state: give it to Checkpointer(..., {short}={name})"

@@ -41,6 +41,7 @@ FRAMEWORKS = {
     "keras": "milepost.keras.watching",
     "torch": "milepost.torch.watching",
     "tensorflow": "milepost.tensorflow.watching",
+    "jax": "milepost.jax.watching",
 }
 """Loaded module -> module with the members of `Framework`."""
 
@@ -106,7 +107,10 @@ class Evidence:
         self._items = {id(one) for one in items} | {id(p) for f in frameworks for one in items for p in f.parts(one)}
         for label, name, value in chain(*(one.roots(items) for one in frameworks), self._roots()):
             if not _is_boring(value):
-                yield from islice(leaves(value, f"{label}/{escape(name)}", self._children), MOST_LEAVES)
+                for leaf in islice(leaves(value, f"{label}/{escape(name)}", self._children), MOST_LEAVES):
+                    if leaf.info is not None and leaf.info.draws:
+                        self._kinds[leaf.path] = "generator"
+                    yield leaf
 
     def new_kinds(self) -> dict[str, str]:
         """What the objects on the paths of the last look are, as far as it was not told before."""
@@ -221,8 +225,11 @@ def _reads(value: Any) -> frozenset[str]:
     """The global names that a function (or what it wraps), or the methods of a class, read."""
     if isinstance(value, functools.partial):
         return _reads(value.func)
-    code: Any = getattr(value, "__code__", None)
-    inner: Any = None if isinstance(value, type) else getattr(value, "__wrapped__", None)
+    try:
+        code: Any = getattr(value, "__code__", None)
+        inner: Any = None if isinstance(value, type) else getattr(value, "__wrapped__", None)
+    except Exception:  # noqa: BLE001 - an object of a library may raise anything, as jax.config does
+        return frozenset()
     if inner is not None and inner is not value:
         return _reads(inner) | (global_names(code) if isinstance(code, CodeType) else frozenset())
     if isinstance(code, CodeType):

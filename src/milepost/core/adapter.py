@@ -36,6 +36,11 @@ class LeafInfo(NamedTuple):
     variant: str | None = None
     immutable: bool = False
 
+    @property
+    def draws(self) -> bool:
+        """Whether random numbers are drawn from it: a typed key of `jax.random`."""
+        return self.variant is not None and self.variant.startswith("key<")
+
 
 class GoneError(Exception):
     """A tensor that was held has no memory any more: its framework gave it away. The text says how that comes about."""

@@ -35,19 +35,21 @@ class JaxAdapter:
 
     def __init__(self) -> None:
         self._known: dict[tuple[Any, ...], LeafInfo] = {}
+        self._arrays: set[type] = set()
+        """Classes of arrays that were met: all others are described the long way."""
 
     def is_tensor(self, kind: type) -> bool:
         return issubclass(kind, (jax.Array, jax.ShapeDtypeStruct, jax.core.Tracer))
 
     def describe(self, value: jax.Array) -> LeafInfo:
-        if type(value) is not _ARRAY:
-            return self._describe(value)
-        if value.is_deleted():
-            raise NotStorableError(f"this array {DONATED}")
-        known = value.aval, value.sharding
-        info = self._known.get(known)
-        if info is None:
-            info = self._known[known] = self._describe(value)
+        if type(value) in self._arrays and not value.is_deleted():
+            known = value.aval, value.sharding
+            info = self._known.get(known)
+            if info is None:
+                info = self._known[known] = self._describe(value)
+            return info
+        info = self._describe(value)
+        self._arrays.add(type(value))
         return info
 
     def _describe(self, value: Any) -> LeafInfo:
@@ -125,5 +127,4 @@ def _bytes(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return array[..., None].view(np.uint8)
 
 
-_ARRAY = type(jax.numpy.zeros(()))
 ADAPTER = JaxAdapter()

@@ -38,12 +38,18 @@ def make_value(name: str, value: Any) -> Item | None:
     return None if plain else make_item(name, value)
 
 
+LOOKS = 3
+"""How often all of a value is looked at when the next is handed over, to see whether it was donated; after a save, one array is."""
+
+
 class _Shape(NamedTuple):
     """A pytree of arrays alone, as it was last time."""
 
     treedef: Any
     structure: Any
     paths: list[str]
+    smallest: int
+    """Which leaf is."""
 
 
 class PytreeItem(ValueItem):
@@ -61,6 +67,9 @@ class PytreeItem(ValueItem):
         """Whether the script was seen to donate this value to its step: then it is copied before the step."""
         self._target: Any = None
         self._shape: _Shape | None = None
+        self._looks = LOOKS
+        self._witness: list[Any] = []
+        """The smallest array of the value that was captured last."""
 
     @property
     def abstract(self) -> bool:
@@ -69,7 +78,8 @@ class PytreeItem(ValueItem):
 
     def hand_over(self, value: Any) -> None:
         if not self.donated and value is not self.object:
-            self.donated = any_deleted(jax.tree.leaves(self.object))
+            self.donated = any_deleted(jax.tree.leaves(self.object) if self._looks else self._witness)
+            self._looks, self._witness = max(0, self._looks - 1), []
         self.object = value
 
     def capture(self) -> Any:
@@ -81,9 +91,13 @@ class PytreeItem(ValueItem):
         only_arrays = all(map(is_tensor, {type(leaf): leaf for leaf in leaves}.values()))
         shape = self._shape
         if shape is not None and only_arrays and shape.treedef == treedef:
+            self._witness = leaves[shape.smallest : shape.smallest + 1]
             return shape.structure, dict(zip(shape.paths, leaves, strict=True))
         structure, found = tree.flatten(self.capture(), is_tensor, self.name)
-        self._shape = _Shape(treedef, structure, list(found)) if only_arrays else None
+        self._shape, self._looks = None, LOOKS
+        if only_arrays:
+            smallest = min(range(len(leaves)), key=lambda index: leaves[index].size, default=0)
+            self._shape = _Shape(treedef, structure, list(found), smallest)
         return structure, found
 
     def aim(self, target: Any = None, sharding: Any = None) -> None:
@@ -99,6 +113,7 @@ class PytreeItem(ValueItem):
     def restore(self, saved: Loaded) -> None:
         live, self._target = self.object if self._target is None else self._target, None
         self.object = pytrees.refill(live, saved.value(), restored)
+        self._looks = LOOKS
 
 
 def any_deleted(leaves: Iterable[Any]) -> bool:
@@ -131,7 +146,7 @@ def with_sharding(value: Any, sharding: Any, name: str) -> Any:
 def mismatches(name: str, live: Any, saved: Loaded) -> list[Mismatch]:
     """Compare the arrays of a saved item with those of a live value, as `pytrees.unfold` gives it, path by path."""
     structure, leaves = tree.flatten(live, is_tensor, name)
-    here = {path: _shown(leaf) for path, leaf in leaves.items()}
+    here = {path: shown(leaf) for path, leaf in leaves.items()}
     tensors = {f"{name}/{key}" if key else name: tensor for key, tensor in saved.tensors.items()}
     there = {path: f"{tensor.variant or ''} {tensor.dtype} {list(tensor.shape)}" for path, tensor in tensors.items()}
     # A counter may begin as a number of Python and be an array from the first step on.
@@ -150,7 +165,8 @@ def mismatches(name: str, live: Any, saved: Loaded) -> list[Mismatch]:
     ]
 
 
-def _shown(leaf: Any) -> str:
+def shown(leaf: Any) -> str:
+    """An array or its description for people: kind of keys or weak type, dtype, shape."""
     if not isinstance(leaf, (jax.Array, jax.ShapeDtypeStruct)):
         return f" {leaf.dtype.name} {list(leaf.shape)}"
     raw = arrays.raw_aval(leaf)

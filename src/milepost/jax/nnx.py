@@ -9,7 +9,7 @@ from flax import nnx
 
 from milepost.core import tree
 from milepost.core.adapter import is_tensor
-from milepost.errors import Mismatch, MismatchError
+from milepost.errors import Mismatch, ScriptError
 from milepost.jax import pytrees
 from milepost.jax.items import any_deleted, mismatches, restored, with_sharding
 from milepost.training.items import Item, Loaded
@@ -96,7 +96,7 @@ class ObjectItem:
     def aim(self, target: Any = None, sharding: Any = None) -> None:
         """Where the next restore is to put the arrays: see `milepost.jax.items.PytreeItem.aim`."""
         if target is not None:
-            raise MismatchError(
+            raise ScriptError(
                 f"{type(self.object).__name__} is changed in place, so there is no other target", where=self.name
             )
         self._target = with_sharding(nnx.state(self.object), sharding, self.name) if sharding is not None else None

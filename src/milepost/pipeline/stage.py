@@ -87,7 +87,7 @@ class Staged:
             for image in self._images:
                 image.stage()
             if not self._intact():
-                raise TornSnapshot("weights changed outside an optimizer step while they were copied")
+                raise TornSnapshot("weights changed while they were copied, outside an optimizer step")
         except BaseException as problem:  # noqa: BLE001 - handed to whoever waits for the copy
             self._problem = problem
             for image in self._images:

@@ -26,7 +26,7 @@ def make_item(name: str, value: Any) -> Item | None:
     """The item for an object of TensorFlow; None for random generators, which are known as such."""
     if is_generator(value):
         return None
-    if isinstance(value, tf.data.Iterator):
+    if iterators.is_iterator(value):
         return IteratorItem(name, value)
     if isinstance(value, Trackable):
         return TrackedItem(name, value)

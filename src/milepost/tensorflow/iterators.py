@@ -20,6 +20,11 @@ State = dict[str, npt.NDArray[np.uint8]]
 _STEM = "position"
 
 
+def is_iterator(value: Any) -> bool:
+    """Whether `value` is an iterator over a dataset; of tensors, or of NumPy arrays."""
+    return isinstance(value, (tf.data.Iterator, tf.data.NumpyIterator))
+
+
 def capture(iterator: Any) -> State | None:
     """The position of `iterator`, its shuffle buffers with it; None where TensorFlow cannot tell it (Python code in the pipeline, a
     lookup table, several workers)."""

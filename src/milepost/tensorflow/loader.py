@@ -11,7 +11,7 @@ from typing import Any, cast
 import tensorflow as tf
 
 from milepost.errors import LoaderError
-from milepost.tensorflow.iterators import Pass, pass_over
+from milepost.tensorflow.iterators import Pass, is_iterator, pass_over
 from milepost.training.feeds import Feed, refusal
 from milepost.training.feeds_checks import Position
 from milepost.training.feeds_iterable import ReplayFeed, StatefulFeed
@@ -23,7 +23,7 @@ def feed_for(loader: object, *, replay: bool) -> Feed | None:
     Raises:
         LoaderError: an iterator, which can be read only once.
     """
-    if isinstance(loader, tf.data.Iterator):
+    if is_iterator(loader):
         raise LoaderError(
             "an iterator of tf.data gives one pass, wherever it is",
             where="run.batches",

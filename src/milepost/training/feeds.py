@@ -59,6 +59,7 @@ class Feed(Protocol):
 _ADAPTERS = {
     "torch": "milepost.torch.loader",
     "torchdata": "milepost.torch.loader",
+    "grain": "milepost.jax.grain",
     "tensorflow": "milepost.tensorflow.loader",
 }
 

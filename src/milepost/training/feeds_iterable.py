@@ -20,17 +20,23 @@ class StatefulFeed:
         iterable: what is read.
         first: its first iterator, if the state is in the iterators and one was made to find out.
         holder: what has the state, where that is neither the iterable nor its iterators.
+        where: what the iterable is called, where it stands in for another.
 
     """
 
     def __init__(
-        self, iterable: Iterable[object], *, first: Iterator[object] | None = None, holder: object = None
+        self,
+        iterable: Iterable[object],
+        *,
+        first: Iterator[object] | None = None,
+        holder: object = None,
+        where: str | None = None,
     ) -> None:
         self.notes: list[str] = []
         self.length = length_of(iterable)
         self._iterable, self._first = iterable, first
         self._holder: Any = iterable if holder is None and first is None else holder
-        self._where = type(first if self._holder is None else self._holder).__qualname__
+        self._where = where or type(first if self._holder is None else self._holder).__qualname__
         self._iterator: Any = None
         self._begun, self._handed, self._over = False, 0, False
 

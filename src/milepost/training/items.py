@@ -76,6 +76,7 @@ FRAMEWORKS = {
     "jax": "milepost.jax.items",
     "flax": "milepost.jax.items",
     "equinox": "milepost.jax.items",
+    "grain": "milepost.jax.grain",
 }
 """Top-level module of an object's class or of a base of it -> module with `make_item`."""
 

@@ -27,7 +27,7 @@ GIT_SECONDS = 2.0
 """How long git may take. It is asked once per process, while the other facts are gathered."""
 MOST_ARGUMENTS = 500
 
-PACKAGES = ("numpy", "torch", "jax", "tensorflow", "keras")
+PACKAGES = ("numpy", "torch", "jax", "flax", "optax", "equinox", "grain", "tensorflow", "keras")
 ENVIRONMENT = (
     "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "CUDA_LAUNCH_BLOCKING", "CUBLAS_WORKSPACE_CONFIG",
     "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "NVIDIA_TF32_OVERRIDE", "NCCL_*", "TORCH_*", "PYTORCH_*",
