@@ -86,6 +86,8 @@ def audit(
         raise ScriptError("there is no command to audit", hint="milepost audit -- python train.py")
     if steps is not None and steps < 1:
         raise ScriptError("steps= is how many to compare", expected="at least 1", found=steps)
+    if not seconds > 0:
+        raise ScriptError("seconds= is how long the first process may take", expected="more than 0", found=seconds)
     variables = _environment(callable(script)) if environment is None else environment
     if saver is not None:
         if workers is not None or space is not None:

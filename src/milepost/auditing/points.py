@@ -13,6 +13,9 @@ MOST_POINTS = 200
 """Points of one audit with ``every_step``."""
 
 
+_CUT_OFF = "if the script was ended before its time, --seconds gives it more"
+
+
 class Point(NamedTuple):
     """A moment to save at and resume from, and what it stands for."""
 
@@ -38,7 +41,11 @@ def choose(seen: Sequence[Seen], at: Sequence[int], *, every_step: bool, ended: 
     before = [0, *(key.step for key in keys)]
     stepped = [key for number, key in enumerate(keys) if key.step > before[number]]
     if not stepped:
-        raise AuditError("the script makes no step that can be observed", expected="run.step(...) in its loop")
+        raise AuditError(
+            "the script makes no step that can be observed",
+            expected="run.step(...) in its loop",
+            hint=_CUT_OFF,
+        )
     if at:
         return [Point(key, _kind(key, keys, stepped)) for key in _named(stepped, at)]
     if every_step:
@@ -66,7 +73,7 @@ def _named(stepped: Sequence[Key], at: Sequence[int]) -> list[Key]:
         raise ScriptError(
             f"there is no step {missing[0]} to resume from",
             found=f"steps {stepped[0].step} to {stepped[-1].step}",
-            hint="--seconds gives the script more time",
+            hint=_CUT_OFF if missing[0] > stepped[-1].step else None,
         )
     return [by_step[step] for step in sorted(set(at))]
 

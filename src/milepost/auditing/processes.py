@@ -123,9 +123,14 @@ class Ran(NamedTuple):
 
     def error(self) -> str:
         """The error it ended with, as far as it was printed."""
-        lines = self.output.read_text("utf-8", "replace").splitlines()
-        begin = next((number for number, line in reversed(list(enumerate(lines))) if line[:1].strip()), 0)
-        return " ".join(" ".join(lines[begin:]).split())
+        return last_words(self.output)
+
+
+def last_words(output: Path) -> str:
+    """The error that a process ended with, in one line: the last lines that it printed, from one on that is not indented."""
+    lines = output.read_text("utf-8", "replace").splitlines()
+    begin = next((number for number, line in reversed(list(enumerate(lines))) if line[:1].strip()), 0)
+    return " ".join(" ".join(lines[begin:]).split())
 
 
 class Bench:

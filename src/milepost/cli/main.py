@@ -35,7 +35,8 @@ class _Command(typer.core.TyperCommand):
 
     def format_usage(self, ctx: Any, formatter: Any) -> None:
         arguments = [param.metavar or "" for param in self.params if param.param_type_name == "argument"]
-        formatter.write_usage(ctx.command_path, " ".join([*arguments, "[OPTIONS]"]))
+        arguments.insert(0 if arguments and arguments[0].startswith("--") else len(arguments), "[OPTIONS]")
+        formatter.write_usage(ctx.command_path, " ".join(arguments))
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         params: list[Any] = self.get_params(ctx)

@@ -50,7 +50,8 @@ class Checkpointer:
         on_error: "warn" when a save fails and train on, or "raise" at the next call.
         on_busy: "wait" for a save in flight before the next, or "skip" the next.
         on_mismatch: what to do when training goes on otherwise than an earlier attempt did after the same checkpoint: "warn", or
-            "stop" by a `NotExactError` from `step` or `epoch_end`.
+            "stop" by a `NotExactError` from `step` or `epoch_end`. Where code, arguments or versions have changed since, it is
+            said and no more.
         signals: numbers of signals that are answered by a save and a clean exit.
         time_limit: how long this process may live, in seconds or as in "4h"; the run saves and exits before. In a Slurm job the
             end is known without it.

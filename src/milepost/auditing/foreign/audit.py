@@ -239,7 +239,7 @@ class _Audit:
             raise AuditError(
                 _why_nothing(control, self._bench.saver),
                 where=" ".join(self._bench.command),
-                found=control.tail() or "no output",
+                found=control.error() or "no output",
                 hint=WATCHES[self._bench.saver],
             )
         return control
@@ -249,7 +249,7 @@ class _Audit:
             raise AuditError(
                 f"the script fails by itself ({played.name}), with exit code {played.code}",
                 where=" ".join(self._bench.command),
-                found=played.tail() or "no output",
+                found=played.error() or "no output",
                 hint="run it by hand first; --scratch DIR keeps what every process printed",
             )
 

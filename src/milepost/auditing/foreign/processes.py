@@ -13,7 +13,7 @@ import msgspec
 
 from milepost.auditing.foreign.overlay import family
 from milepost.auditing.foreign.records import Line, Log, Save, Spec, read
-from milepost.auditing.processes import GRACE, TIMED_OUT, Bench
+from milepost.auditing.processes import GRACE, TIMED_OUT, Bench, last_words
 from milepost.auditing.records import Seen
 from milepost.errors import AuditError
 from milepost.ops.redirected import SCRIPT_VARIABLE
@@ -56,13 +56,7 @@ class Played(NamedTuple):
 
     def error(self) -> str:
         """The error it ended with, as far as it was printed."""
-        lines = self.output.read_text("utf-8", "replace").splitlines()
-        begin = next((number for number, line in reversed(list(enumerate(lines))) if line[:1].strip()), 0)
-        return " ".join(" ".join(lines[begin:]).split())
-
-    def tail(self, lines: int = 3) -> str:
-        """The end of what it printed."""
-        return "\n".join(self.output.read_text("utf-8", "replace").splitlines()[-lines:])
+        return last_words(self.output)
 
     def told(self, what: str) -> list[str]:
         """What processes told of one kind (``made``, ``family``, ``folder``, ``other``), each once."""
