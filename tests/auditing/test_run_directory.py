@@ -162,6 +162,14 @@ def test_a_script_that_begins_by_removing_its_run(
         assert times(tmp_path / "runs/job") == before
 
 
+def test_programs_that_are_not_led_to_scratch_are_named(job: Callable[..., Report], tmp_path: Path) -> None:
+    starts = "import os, subprocess\nsubprocess.run(['ls', 'runs/job'])\nos.system('ls -l runs/job/x; ls')\n"
+    report = job(script=starts + SCRIPT, at=[7])
+    assert report.verdict is Verdict.EXACT
+    told = "the script starts ls with {}: a program that is no Python finds your run there, not scratch"
+    assert report.remarks == (told.format("runs/job"), told.format("runs/job/x"))
+
+
 def test_the_doctor_looks_at_scratch(there: Callable[[str], dict[str, int]], tmp_path: Path) -> None:
     before = there("job")
     told = tmp_path / "told.json"

@@ -177,6 +177,10 @@ def _report(
     rows = [control, *sorted(resumed, key=lambda row: order.get(row.at, len(order)) if row.at else 0)]
     if workers is not None:
         rows.append(others.compare_workers(workers))
+    for program, path in bench.started():
+        remark(
+            f"the script starts {program} with {path}: a program that is no Python finds your run there, not scratch"
+        )
     unseen = tuple(dict.fromkeys(text for one in others.seen for text in one.opaque))
     leaves = max((len(one.state) + len(one.rng) for one in others.seen), default=0)
     return Report(

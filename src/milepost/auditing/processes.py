@@ -20,7 +20,7 @@ from milepost.auditing.spec import EARLY, LOOPS, Spec
 from milepost.auditing.taker import Taken
 from milepost.errors import AuditError, ScriptError
 from milepost.folder import names
-from milepost.ops.redirected import ASKED, MADE, OWN, SCRIPT_VARIABLE, VARIABLE, read_told, scratch_name
+from milepost.ops.redirected import ASKED, MADE, OWN, SCRIPT_VARIABLE, STARTED, VARIABLE, read_told, scratch_name
 
 STARTUP = Path(__file__).parent / "startup"
 TIMED_OUT = 124
@@ -217,6 +217,10 @@ class Bench:
         for head, _ in logs:
             self.opened.setdefault(os.path.basename(head.scratch), self._at_home(head.run, cwd))
         return Ran(name, code, limit, logs, output, here / "runs", here / "saved")
+
+    def started(self) -> list[tuple[str, str]]:
+        """Programs that are no Python, and the paths of runs that the script gave them."""
+        return list(dict.fromkeys(one for told in self.scratch.glob(f"*/{STARTED}") for one in read_told(told)))
 
     def clear_up(self) -> None:
         """Remove the folders above runs that the script made, and that are empty since these runs stand in scratch."""

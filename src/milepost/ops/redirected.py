@@ -23,9 +23,10 @@ SCRIPT_VARIABLE = "MILEPOST_AUDIT_SCRIPT"
 """As `VARIABLE`, for scripts that do not use milepost (`milepost.auditing.foreign`): nothing is redirected here."""
 VARIABLE = "MILEPOST_AUDIT"
 """The environment variable that names the file which says what an audited process is to do."""
-ASKED, OWN, MADE = "asked-for", "reads-own", "made"
+ASKED, OWN, MADE, STARTED = "asked-for", "reads-own", "made", "started"
 """Files beside that one. What of the person's the script asked for and did not see, in order: (`RUN`, a name) before it opened one
-there, or (`FILE`, a path); that it read its own run, with saving off; folders that it made outside of scratch."""
+there, or (`FILE`, a path); that it read its own run, with saving off; folders that it made outside of scratch;
+programs that it started with a path of a run and that are no Python."""
 RUN, FILE = "run", "file"
 
 on_read: list[Callable[[], None]] = []

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import sys
 import sysconfig
 import threading
 from pathlib import Path
@@ -16,12 +18,16 @@ from typing import Any
 from milepost.auditing.files import raw
 from milepost.auditing.files.redirect import redirect
 from milepost.folder import names
-from milepost.ops.redirected import ASKED, FILE, MADE, Place, locate, reads_own, tell
+from milepost.ops.redirected import ASKED, FILE, MADE, STARTED, Place, locate, reads_own, tell
 
 _OWN = {names.RUN, names.ATTEMPTS, names.TAGS, "latest", "best"}
 _PASSED_BY = (
     "/dev/", "/proc/", "/sys/", *{f"{sysconfig.get_path(name)}/" for name in ("stdlib", "purelib", "platlib")},
 )  # fmt: skip
+
+
+_FOLLOWED = re.compile(r"(python|pypy)[\d.]*|milepost|uv|poetry|conda|torchrun|accelerate")
+"""Programs that run Python, which is led to scratch by itself."""
 
 
 def is_own(rest: str) -> bool:
@@ -171,6 +177,23 @@ class RunFiles:
                 raw.remove_folder(path)
         self._created.clear()
 
+    def started(self, event: str, arguments: tuple[Any, ...]) -> None:
+        """A program is started: one that is no Python is not led to scratch."""
+        words = [word for text in _command(event, arguments) for word in re.split(r"[\s;&|'\"]+", text) if word]
+        if not any(_FOLLOWED.fullmatch(os.path.basename(word)) for word in words):
+            for word in words[1:]:
+                place = self._locate(word)
+                if place is not None and not place.is_input:
+                    tell(STARTED, (words[0], word))
+
+
+def _command(event: str, arguments: tuple[Any, ...]) -> list[str]:
+    """The words of a command, or texts that hold some, of an audit event; nothing where it is about something else."""
+    if event not in ("subprocess.Popen", "os.system", "os.posix_spawn"):
+        return []
+    found = arguments[0] if event == "os.system" else arguments[1]
+    return [os.fsdecode(one) for one in ([found] if isinstance(found, (str, bytes, os.PathLike)) else found)]
+
 
 _files: list[RunFiles] = []
 
@@ -180,6 +203,7 @@ def redirect_runs(told: str) -> None:
     if not _files:
         _files.append(RunFiles(told))
         redirect(_files[0])
+        sys.addaudithook(_files[0].started)
 
 
 def opens(directory: str, scratch: str) -> None:
