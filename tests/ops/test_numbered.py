@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -60,3 +61,5 @@ def test_show_names_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     lines = {line.split()[0]: line.split()[-1] for line in capsys.readouterr().out.splitlines()}
     assert lines["0"] == "weight"
     assert lines["1"] == "bias"
+    assert main(["show", str(place), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["notes"] == {"optimizer/state/0": "weight", "optimizer/state/1": "bias"}

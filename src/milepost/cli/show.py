@@ -55,8 +55,9 @@ def show(
         files: {NAME: {bytes, plain, names}},
         tensors: {PATH: {dtype, shape, bytes, shared_bytes, tied_to, shards, finite}},
         values: {PATH: {kind, value}}, the value typed as in the manifest;
+        notes: {PATH: NAME or how it is stored}, of tensors and of what they are in, with names that a program gave them;
         of other formats: where, holds, format and what else the file tells (step, epoch ...),
-        tensors: {PATH: {dtype, shape, bytes, note}}, values
+        tensors: {PATH: {dtype, shape, bytes, note}}, values, notes
     """
     from milepost.ops.contents import entries_of, files_of
     from milepost.ops.outline import CLASS, outline, picked
@@ -73,8 +74,12 @@ def show(
     else:
         entries = picked(source, outline(source), paths or ())
         told = {"where": source.where, **source.metadata, **_other_as_json(source, entries)} if as_json else {}
+    from milepost.ops.numbered import parameters
+
+    notes = {**parameters(source), **source.notes}
     if as_json:
-        document({**told, "holds": _holds_json(source)})
+        said = {entry.path: notes[entry.path] for entry in entries if entry.path in notes}
+        document({**told, "holds": _holds_json(source), "notes": said})
         return 0
     if not paths:
         if checkpoint is not None:
@@ -83,10 +88,9 @@ def show(
             _say_other_head(source)
         say()
     from milepost.cli.tree import say_tree
-    from milepost.ops.numbered import parameters
 
     shown = entries if paths else [entry for entry in entries if entry.path != CLASS]  # which the head has
-    say_tree(shown, {**parameters(source), **source.notes}, show_all=show_all, depth=depth)
+    say_tree(shown, notes, show_all=show_all, depth=depth)
     return 0
 
 

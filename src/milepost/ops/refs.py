@@ -106,7 +106,7 @@ def open(ref: str | os.PathLike[str] | Ref) -> TensorSource:  # noqa: A001 - it 
 
     source = None if kind in ("url", "nothing") else open_source(ref.place)
     if source is None:
-        raise _nothing_of_ours(ref.place, kind)
+        raise _nothing_of_ours(ref.place, kind, "a run directory, or a checkpoint of milepost or of another format")
     if ref.which is not None:
         raise ReferenceSyntaxError("@ follows a run directory", found=str(ref), hint=ref.place)
     return source
@@ -314,9 +314,10 @@ def _one_only(ref: Ref) -> None:
         )
 
 
-def _nothing_of_ours(place: str, kind: str) -> MilepostError:
+def _nothing_of_ours(
+    place: str, kind: str, expected: str = "a run directory or a checkpoint folder of milepost"
+) -> MilepostError:
     """The error for a place that is neither run nor checkpoint."""
-    expected = "a run directory or a checkpoint folder of milepost"
     if kind == "url":
         return FormatError("milepost opens folders on this machine, not URLs", where=place, expected=expected)
     if kind == "nothing":
