@@ -40,11 +40,12 @@ def look_into(value: Any, *, is_item: bool) -> tuple[str, Mapping[str, Any]] | N
 
 
 def parts(item: Any) -> Iterator[Any]:
-    """What is in the state since `item` is: layers, optimizer, metrics of a model."""
+    """What is in the state since `item` is: the layers of a model; in ``fit`` its optimizer and metrics too."""
     if isinstance(item, keras.Model):
         yield from item._flatten_layers(include_self=False, recursive=True)
-        yield getattr(item, "optimizer", None)
-        yield from item.metrics
+    elif isinstance(item, Holder):
+        yield getattr(item.model, "optimizer", None)
+        yield from item.model.metrics
 
 
 @runtime_checkable

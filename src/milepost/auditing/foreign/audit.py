@@ -302,6 +302,8 @@ class _Audit:
         saves = _last_saves(killed.saves)
         place = Place(saves[-1].key if saves else point.key, point.label)
         file = self._bench.checkpoint(killed, saves)
+        if file is None and self._early(killed):
+            return open_(place, "the process that was to be killed there did not get so far before its time was over")
         if file is None:
             called = CALLED[self._bench.saver]
             return open_(place, f"of what {called} wrote there, no file is left when the process is killed")

@@ -154,7 +154,7 @@ class ScriptBench(Bench):
     def checkpoint(self, played: Played, saves: Sequence[Save]) -> Path | None:
         """The file to resume from: of those that were saved last, the one that holds most, under the name it has now."""
         found: list[tuple[int, int, Path]] = []
-        lines = played.logs[0].lines
+        lines = played.logs[0].lines if played.logs else []
         for number, save in enumerate(saves):
             here = _renamed(save.path, [line.moved for line in lines[_index(lines, save) :] if line.moved is not None])
             path = Path(f"{self.mirror(played.name)}{here}")
