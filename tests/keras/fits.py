@@ -1,4 +1,5 @@
-"""Trainings that are continued in every way, on one backend, in one process: ``python fits.py BACKEND SETTING...``.
+"""Trainings that are continued in every way, on one backend, in one process: ``python fits.py BACKEND [--short] SETTING...``;
+`--short` leaves some of the moments out.
 
 Of each setting there is a plain run, one with the callback that saves after every batch, and for several moments of the second
 epoch a run that goes on from the checkpoint of that moment, as one does whose process was killed then; and one that a signal
@@ -215,6 +216,8 @@ def moments(run: Path) -> list[tuple[str, int]]:
     found = steps[1]
     places = {"first": found[0], "middle": found[len(found) // 2], "before the last": found[-2], "last": found[-1]}
     places |= {"last of epoch 1": steps[0][-1], "last of epoch 3": steps[2][-1]}
+    if "--short" in sys.argv:
+        places = {name: places[name] for name in ("middle", "last", "last of epoch 1")}
     return list({step: (name, step) for name, step in places.items()}.values())
 
 
@@ -254,7 +257,7 @@ def signalled(setting: str, home: Path, plain: dict[str, bytes]) -> str:
 def main() -> None:
     warnings.filterwarnings("ignore", ".*generator cannot be rewound.*")
     warnings.filterwarnings("ignore", ".*ran out of data.*")
-    for setting in sys.argv[2:]:
+    for setting in [word for word in sys.argv[2:] if word != "--short"]:
         with tempfile.TemporaryDirectory() as home:
             began = time.perf_counter()
             try:

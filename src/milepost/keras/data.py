@@ -116,11 +116,23 @@ class Data:
             self._pass_by(saved)
         return notes
 
+    @property
+    def is_unseeded(self) -> bool:
+        """Whether a pipeline of `tf.data` comes in another order in each process."""
+        dataset = self._dataset()
+        if dataset is None or fitting.reads_arrays(self._epochs):
+            return False
+        from milepost.tensorflow import iterators
+
+        return iterators.is_unseeded(dataset)
+
+    def _dataset(self) -> Any:
+        dataset = fitting.tf_dataset(self._epochs)
+        return dataset.dataset if isinstance(dataset, _Tap) else dataset
+
     def _pass_by(self, saved: Mapping[str, Any]) -> None:
         """Bring a pipeline of `tf.data`, or a generator, where it is after the passes that were made."""
-        dataset = fitting.tf_dataset(self._epochs)
-        if isinstance(dataset, _Tap):
-            dataset = dataset.dataset
+        dataset = self._dataset()
         if saved["tf"] is not None and dataset is not None:
             from milepost.tensorflow import iterators
 

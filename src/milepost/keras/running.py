@@ -113,6 +113,10 @@ class Running:
         self._unwatch()
         self._run.close()
 
+    def wait(self) -> None:
+        """Block until all that was saved is durable."""
+        self._run.wait()
+
     def abandon(self, problem: BaseException) -> None:
         """Training ended by `problem`."""
         self._unwatch()
@@ -165,6 +169,11 @@ class Running:
         elif self._data is not None and loaded["data"] is not None and loaded["batch"] == done:
             for note in self._data.resume(loaded["data"], done):
                 self._warn(note)
+            if self._data.is_unseeded:
+                run.is_inexact(
+                    "tf.data shuffles without a seed: this epoch goes on without a sample skipped or seen twice, later ones come "
+                    "in another order than they would have"
+                )
         if done:
             self._batch, self._logs, self._ended = done, loaded["logs"], False
             self._again = [(one, np.array(host(one))) for item in self._variables() for one in item.live().values()]
