@@ -5,7 +5,7 @@
 
 The three take turns, one save each at the end of an epoch of two batches, on the same model in the same process. What counts is the
 time in the callback; milepost writes on while training goes on, so the time until its checkpoint is durable is given too.
-The first save of each is left out: milepost makes its staging memory then. `make bench ARGS="--only keras"` runs it on each backend.
+The first save of each is left out: milepost makes its staging memory then. `make bench ARGS="--only keras"` runs all backends.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Restarts of ``model.fit``, as BackupAndRestore does them and as it does not, and what the callback does with odd scripts; the cases of
-Keras' own tests are in it, told anew (`peers.md`)."""
+"""Restarts of ``model.fit``, as BackupAndRestore does them and as it does not, and what the callback does with odd scripts; the
+cases of Keras' own tests are in it, told anew (`peers.md`)."""
 
 from __future__ import annotations
 
