@@ -18,7 +18,8 @@ from milepost.errors import MilepostWarning, ScriptError
 from milepost.folder import names
 from milepost.folder.retention import Keep
 from milepost.keras import fitting, named
-from milepost.keras.running import Last, Running
+from milepost.keras.last import Last
+from milepost.keras.running import Running
 from milepost.training.checkpointer import Checkpointer
 from milepost.training.metrics import is_scalar
 from milepost.training.policy import Every, Policy
