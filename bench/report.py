@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import keras_saves
 from intervals import Interval, median, slowdown
 from peers import PEERS, Milepost
 
@@ -172,6 +173,7 @@ def page(results: Groups, about: Mapping[str, str], arguments: str) -> str:
         _goals(results),
         _peers(results),
         _looking(results),
+        _keras(results),
         _threads(results),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -267,6 +269,26 @@ def _looking(results: Groups) -> str:
         }
         rows.append([name, *(_cell(short, able.get(peer)) for peer in trials)])
     return _table(["looking into a file of 1 GB", *trials], rows) if trials else ""
+
+
+KERAS_GOAL = 0.25
+"""Of the time that the better of Keras' own callbacks takes."""
+
+
+def _keras(results: Groups) -> str:
+    """What ``model.fit`` waits for saves, on each backend."""
+    rows = []
+    for backend, trials in results.get("keras", {}).items():
+        found = {
+            name: statistics.median(time for trial in trials for time in trial[name])
+            for name in (*keras_saves.PEERS, keras_saves.OURS, keras_saves.DURABLE)
+        }
+        share = found[keras_saves.OURS] / min(found[name] for name in keras_saves.PEERS)
+        about = f"{trials[0]['parameters'] / 1e6:.0f} million parameters, {trials[0]['bytes'] / 1e9:.2f} GB"
+        shown = [f"{time:.2f} s" for time in found.values()]
+        rows.append([f"{backend}, {about}", *shown, f"{share:.2f}", "yes" if share <= KERAS_GOAL else "no"])
+    heads = ["model.fit waits in the callback", *keras_saves.PEERS, keras_saves.OURS, "… is durable after"]
+    return _table([*heads, "of the better peer", f"≤ {KERAS_GOAL}"], rows) if rows else ""
 
 
 def _threads(results: Groups) -> str:

@@ -4,8 +4,9 @@
     make bench ARGS="--only training"             stall, slowdown, memory, time to durable (a group; see below)
     make bench ARGS="--only restore --peers milepost,torch.save --trials 6"
 
-Groups: training (stall, slowdown, memory, time to durable), restore, frozen, import, ls, look (show, stats, diff). The peers take
-turns, A B C ... A B C ..., each trial in a process of its own. Only a whole run writes the page, unless --docs says where.
+Groups: training (stall, slowdown, memory, time to durable), restore, frozen, import, ls, look (show, stats, diff), keras (saves in
+model.fit). The peers take turns, A B C ... A B C ..., each trial in a process of its own. Only a whole run writes the page, unless
+--docs says where.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import keras_saves
 import looking
 import ls_1000
 import machine
@@ -30,7 +32,7 @@ from peers import PEERS, Milepost, Moonclip, installed
 from workload import SCALES
 
 HERE = Path(__file__).resolve().parent
-GROUPS = ("training", "restore", "frozen", "import", "ls", "look")
+GROUPS = ("training", "restore", "frozen", "import", "ls", "look", "keras")
 _IMPORT = """
 import time
 begin = time.perf_counter()
@@ -124,6 +126,17 @@ class Bench:
                     self.say(f"{peer} is left out: package {looking.PEERS[peer]} is not installed")
         shutil.rmtree(files)
 
+    def keras(self) -> None:
+        """Saves in ``model.fit`` beside those of Keras' own callbacks: `keras_saves` has them take turns."""
+        quick = self.options.quick
+        for backend in keras_saves.BACKENDS:
+            if not keras_saves.installed(backend):
+                self.say(f"Keras on {backend} is left out: it is not installed")
+                continue
+            self.say(f"Keras on {backend}")
+            sizes = {"width": 64, "saves": 1} if quick else {"width": 5000, "saves": self.options.trials + 1}
+            self.results["keras"][backend].append(keras_saves.measure(backend, self.folder / "keras", **sizes))
+
 
 def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -178,6 +191,7 @@ def main() -> int:
             ("import", bench.imports),
             ("ls", bench.listing),
             ("look", bench.looks),
+            ("keras", bench.keras),
         ):
             if group in chosen.only:
                 measure()

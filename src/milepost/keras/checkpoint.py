@@ -18,8 +18,10 @@ from milepost.errors import MilepostWarning, ScriptError
 from milepost.folder import names
 from milepost.folder.retention import Keep
 from milepost.keras import fitting, named
-from milepost.keras.running import Last, Running
+from milepost.keras.last import Last
+from milepost.keras.running import Running
 from milepost.training.checkpointer import Checkpointer
+from milepost.training.metrics import is_scalar
 from milepost.training.policy import Every, Policy
 from milepost.training.progress import Progress
 
@@ -124,6 +126,16 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
             }
         )
 
+    def wait(self) -> None:
+        """Block until all that was saved is durable; for callbacks of your own, and tests.
+
+        Raises:
+            RunFenced: a newer attempt has taken over.
+            SaveFailedError: a save failed and ``on_error="raise"``.
+        """
+        if self._running is not None:
+            self._running.wait()
+
     # -- what Keras calls, in the place of the list where the script put it ------------------------------------------------------
 
     def on_train_begin(self, logs: Any = None) -> None:
@@ -215,8 +227,9 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
             self._say(f"saving model to {path}")
             return True
         value = logs.get(self.monitor)
-        if value is None:
-            _warn(f"{self.monitor} is not among the metrics ({', '.join(logs)}): which model is best is not known")
+        if value is None or not is_scalar(value):
+            what = "not among the metrics" if value is None else f"no single number but {value!r}"
+            _warn(f"{self.monitor} is {what} ({', '.join(logs)}): which model is best is not known")
             return True
         before = "None" if self.best is None else f"{self.best:.5f}"
         better = named.direction(self.monitor, self.mode, self.model)

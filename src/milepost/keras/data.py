@@ -49,6 +49,8 @@ class Data:
         """The position that the next pass over a pipeline of `tf.data` is to be taken to."""
         self._done = 0
         """Batches of the first epoch that are done."""
+        self._unbegun: Mapping[str, Any] | None = None
+        """The position that was restored, until a pass over the data begins."""
         self._is_over = False
         """Whether those were all of it."""
         fitting.replace_batches(epochs, self._batches)
@@ -59,11 +61,13 @@ class Data:
 
     def capture(self, *, within: bool, over: bool = False) -> dict[str, Any]:
         """The position. `within`: in the middle of an epoch, rather than between two; `over`: where Keras has found its end."""
+        if self._unbegun is not None:  # a restart amid a validation, of which the epoch is over by now
+            return {**self._unbegun, "over": over}
         within = within and not over
         seen, total = fitting.counts(self._epochs)
         goes_on = within or fitting.is_kept_open(self._epochs)
         return {
-            "kind": type(self._epochs.data_adapter).__name__,
+            "kind": fitting.kind(self._epochs),
             "kept": fitting.is_kept(self._epochs),
             "goes_on": goes_on,
             "made": self._made,
@@ -93,7 +97,7 @@ class Data:
         Raises:
             LoaderError: the data is of another kind than it was.
         """
-        kind, kept = type(self._epochs.data_adapter).__name__, fitting.is_kept(self._epochs)
+        kind, kept = fitting.kind(self._epochs), fitting.is_kept(self._epochs)
         if (saved["kind"], saved["kept"]) != (kind, kept):
             raise LoaderError(
                 "the data is not what it was when this position was saved",
@@ -109,6 +113,7 @@ class Data:
         if fitting.is_generator(self._epochs) and saved["drawn"]:
             notes.append(f"a generator cannot be rewound: the {saved['drawn']} batches that were done are drawn again")
         self._done, self._is_over = done, saved["over"]
+        self._unbegun = saved
         if saved["goes_on"]:
             self._replay = saved
         else:
@@ -116,18 +121,29 @@ class Data:
             self._pass_by(saved)
         return notes
 
+    @property
+    def is_unseeded(self) -> bool:
+        """Whether a pipeline of `tf.data` comes in another order in each process."""
+        dataset = self._dataset()
+        if dataset is None or fitting.reads_arrays(self._epochs):
+            return False
+        from milepost.tensorflow import iterators
+
+        return iterators.is_unseeded(dataset)
+
+    def _dataset(self) -> Any:
+        dataset = fitting.tf_dataset(self._epochs)
+        return dataset.dataset if isinstance(dataset, _Tap) else dataset
+
     def _pass_by(self, saved: Mapping[str, Any]) -> None:
         """Bring a pipeline of `tf.data`, or a generator, where it is after the passes that were made."""
-        dataset = fitting.tf_dataset(self._epochs)
-        if isinstance(dataset, _Tap):
-            dataset = dataset.dataset
+        dataset = self._dataset()
         if saved["tf"] is not None and dataset is not None:
             from milepost.tensorflow import iterators
 
             iterators.pass_over(dataset, saved["tf"])
         elif fitting.is_generator(self._epochs):
-            for _ in self._epochs._get_iterator():
-                pass
+            fitting.read_pass(self._epochs)
         elif dataset is not None:
             for _ in range(saved["made"]):
                 iter(dataset)
@@ -175,6 +191,7 @@ class Data:
 
     def begin(self, inner: Any) -> Any:
         """Begin a pass over `inner`, or the one that is to go on."""
+        self._unbegun = None
         replay, self._replay = self._replay, None
         if replay is not None:
             return self._begin_again(inner, replay)
@@ -215,9 +232,8 @@ class Data:
         return iterator
 
     def _opened(self, iterator: Any) -> Any:
-        dataset = getattr(self._epochs, "_distributed_dataset", None)
-        if dataset is not None:
-            return self.tapped(dataset, iterator)  # TensorFlow reads inside a graph, from its own kind of iterator only
+        if fitting.reads_in_graph(self._epochs):  # from an iterator of TensorFlow's own kind only
+            return self.tapped(fitting.tf_dataset(self._epochs), iterator)
         return _First(iterator, self)
 
     def tapped(self, dataset: Any, iterator: Any) -> Any:

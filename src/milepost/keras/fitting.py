@@ -111,6 +111,22 @@ def at_end(epochs: Any, ended: Callable[[], None]) -> None:
     epochs._enumerate_iterator, epochs.catch_stop_iteration = all_batches, catch_end
 
 
+def kind(epochs: Any) -> str:
+    """Of the data: which class of Keras reads it."""
+    return type(epochs.data_adapter).__name__
+
+
+def read_pass(epochs: Any) -> None:
+    """Read a pass over the data for nothing."""
+    for _ in epochs._get_iterator():
+        pass
+
+
+def reads_in_graph(epochs: Any) -> bool:
+    """Whether TensorFlow reads the data itself."""
+    return hasattr(epochs, "_distributed_dataset")
+
+
 def executions(epochs: Any) -> int:
     """Batches in one call of the train function."""
     return int(epochs.steps_per_execution)
@@ -144,7 +160,7 @@ def tf_dataset(epochs: Any) -> Any:
 
 def tap(epochs: Any, wrap: Callable[[Any], Any]) -> None:
     """On a backend other than TensorFlow's: read a `tf.data.Dataset` through what `wrap` makes of it."""
-    if not hasattr(epochs, "_distributed_dataset") and hasattr(epochs.data_adapter, "_dataset"):
+    if not reads_in_graph(epochs) and hasattr(epochs.data_adapter, "_dataset"):
         epochs.data_adapter._dataset = wrap(epochs.data_adapter._dataset)
 
 
@@ -161,13 +177,13 @@ def is_generator(epochs: Any) -> bool:
 
 def reads_ahead(epochs: Any) -> bool:
     """Whether code of Python loads batches in other threads, ahead of training."""
-    beside = hasattr(epochs, "_distributed_dataset") and (source(epochs) is not None or is_generator(epochs))
+    beside = reads_in_graph(epochs) and (source(epochs) is not None or is_generator(epochs))
     return beside or has_workers(epochs)
 
 
 def reads_arrays(epochs: Any) -> bool:
     """Whether data are arrays in memory."""
-    return type(epochs.data_adapter).__name__ == "ArrayDataAdapter"
+    return kind(epochs) == "ArrayDataAdapter"
 
 
 def waiting(epochs: Any) -> list[Any]:
@@ -197,7 +213,7 @@ def start_at(model: Any, epoch: int | None) -> None:
 
 def build(model: Any, epochs: Any) -> None:
     """Make the variables that would come with the first batch, on backends that have not done so before training."""
-    dataset = tf_dataset(epochs) if hasattr(epochs, "_distributed_dataset") else None
+    dataset = tf_dataset(epochs) if reads_in_graph(epochs) else None
     if dataset is not None:
         model._symbolic_build(data_batch=dataset.element_spec)
 

@@ -73,6 +73,8 @@ def write(model: Any, path: str, *, weights_only: bool, options: Any = None) -> 
     """Write `model`, or its weights, to `path`, which has the old content or the new at any moment."""
     folder = os.path.dirname(path) or "."
     os.makedirs(folder, exist_ok=True)
+    if os.path.isdir(path):
+        raise ScriptError("the file to write is a folder", where="filepath=", found=path, hint="give it another name")
     if path.endswith(".ckpt"):
         _write_ckpt(model, path, options)
         return

@@ -22,6 +22,7 @@ from milepost.keras import fitting
 from milepost.keras.batches import UnseenBatch, tell_batches
 from milepost.keras.data import AHEAD, Data
 from milepost.keras.items import VariablesItem, synced
+from milepost.keras.last import Last
 from milepost.keras.others import Others
 from milepost.keras.variables import assign, host
 from milepost.storage.local import LocalStorage
@@ -113,6 +114,10 @@ class Running:
         self._unwatch()
         self._run.close()
 
+    def wait(self) -> None:
+        """Block until all that was saved is durable."""
+        self._run.wait()
+
     def abandon(self, problem: BaseException) -> None:
         """Training ended by `problem`."""
         self._unwatch()
@@ -165,6 +170,11 @@ class Running:
         elif self._data is not None and loaded["data"] is not None and loaded["batch"] == done:
             for note in self._data.resume(loaded["data"], done):
                 self._warn(note)
+            if self._data.is_unseeded:
+                run.is_inexact(
+                    "tf.data shuffles without a seed: this epoch goes on without a sample skipped or seen twice, later ones come "
+                    "in another order than they would have"
+                )
         if done:
             self._batch, self._logs, self._ended = done, loaded["logs"], False
             self._again = [(one, np.array(host(one))) for item in self._variables() for one in item.live().values()]
@@ -278,38 +288,6 @@ class Running:
             "logs": {name: float(value) for name, value in self._logs.items() if is_scalar(value)},
             "callbacks": self._others.capture(),
         }
-
-
-class Last(keras.callbacks.Callback):  # type: ignore[misc]
-    """Stands behind all other callbacks, those that Keras adds too, and hands on what is called."""
-
-    def __init__(self, front: Any) -> None:
-        super().__init__()
-        self._front = front
-
-    def on_train_begin(self, logs: Any = None) -> None:
-        self._front.last_train_begin()
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self._front.last_epoch_begin(epoch)
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self._front.last_batch_end(batch, logs or {})
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        self._front.last_epoch_end(epoch, logs or {})
-
-    def on_test_begin(self, logs: Any = None) -> None:
-        self._front.last_validates()
-
-    def on_test_batch_begin(self, batch: int, logs: Any = None) -> None:
-        self._front.last_validates()
-
-    def on_test_end(self, logs: Any = None) -> None:
-        self._front.last_validates()
-
-    def on_train_end(self, logs: Any = None) -> None:
-        self._front.last_train_end()
 
 
 def _newest_epoch_end(directory: str) -> str:

@@ -25,6 +25,18 @@ def is_iterator(value: Any) -> bool:
     return isinstance(value, (tf.data.Iterator, tf.data.NumpyIterator))
 
 
+def is_unseeded(dataset: Any) -> bool:
+    """Whether a `tf.data.Dataset` shuffles, or draws, without a seed: its passes are others in each process."""
+    waiting = [dataset]
+    while waiting:
+        one = waiting.pop()
+        seeds = [getattr(one, name, None) for name in ("_seed", "_seed2")]
+        if all(seed is not None and int(seed) == 0 for seed in seeds):  # by which TensorFlow says that it has none
+            return True
+        waiting += getattr(one, "_inputs", list)()  # a distributed one has none
+    return False
+
+
 def capture(iterator: Any) -> State | None:
     """The position of `iterator`, its shuffle buffers with it; None where TensorFlow cannot tell it (Python code in the pipeline, a
     lookup table, several workers)."""

@@ -11,7 +11,7 @@ from typing import Any, cast
 import tensorflow as tf
 
 from milepost.errors import LoaderError
-from milepost.tensorflow.iterators import Pass, is_iterator, pass_over
+from milepost.tensorflow.iterators import Pass, is_iterator, is_unseeded, pass_over
 from milepost.training.feeds import Feed, refusal
 from milepost.training.feeds_checks import Position
 from milepost.training.feeds_iterable import ReplayFeed, StatefulFeed
@@ -65,9 +65,13 @@ class DatasetFeed(StatefulFeed):
     """Reads a dataset by its own position."""
 
     def __init__(self, passes: _Passes) -> None:
-        super().__init__(passes)
-        self._dataset, self._where = passes.dataset, type(passes.dataset).__qualname__
+        super().__init__(passes, where=type(passes.dataset).__qualname__)
+        self._dataset = passes.dataset
         self._can_tell = False
+        if is_unseeded(passes.dataset):
+            self.notes = [
+                f"{self._where}: it shuffles without a seed, so after a restart later passes come in another order"
+            ]
 
     def next(self) -> object:
         """See `Feed.next`. Raises a `LoaderError` at the first batch if TensorFlow cannot tell its position."""

@@ -75,6 +75,11 @@ class Continuation:
             self.close()
         return found
 
+    def give_up(self, why: str) -> None:
+        """It cannot continue exactly: compare no more."""
+        if self.state == "checking":
+            self.state, self.why_not = "not checked", why
+
     def close(self) -> None:
         """No more steps come."""
         if self.state == "checking":

@@ -80,6 +80,11 @@ class HostedRun(Checkpointer):
             self._session.want_save()
         self._session.boundary(None, between=True)
 
+    def is_inexact(self, why: str) -> None:
+        """What comes after the restored checkpoint is not all as it would have been: it is not called exact."""
+        self.resume_report.continuation.give_up(why)
+        self.note(f"does not continue exactly: {why}")
+
     def note(self, line: str) -> None:
         """Tell people something."""
         self._display.note(line)
