@@ -54,7 +54,7 @@ def main() -> None:
     params = {f"layer{number}": {"kernel": jnp.full((width, width), 1e-3)} for number in range(options.layers)}
     tx = optax.adam(1e-4)
     state = {"params": params, "opt_state": tx.init(params)}
-    x = jnp.ones((64, width))
+    x = jnp.ones((4, width))
 
     def loss_of(params: Any, x: Any) -> Any:
         for layer in params.values():
@@ -93,7 +93,7 @@ def main() -> None:
     def measured(begin: Callable[[int, Any], Callable[[], Any]], number: int, state: Any) -> tuple[Any, Cost]:
         """One save, and training until it is durable."""
         calm = []
-        for _ in range(5):
+        for _ in range(3):
             state, seconds = trained(state)
             calm.append(seconds)
         started = time.perf_counter()

@@ -142,12 +142,16 @@ def test_an_endless_iterator_is_an_item_or_is_read_through_the_run(name: str, it
 
 def test_a_pipeline_that_cannot_tell_where_it_is_is_refused(tmp_path: Path) -> None:
     data = tf.data.Dataset.from_generator(lambda: iter(range(9)), output_signature=tf.TensorSpec((), tf.int64))
-    with milepost.Checkpointer(tmp_path / "run", total=jnp.zeros(()), progress=False) as run:
-        with pytest.raises(LoaderError, match="replay=True"):
-            run.batches(data)
-        for batch in run.batches(data, replay=True):
-            run.step(total=run["total"] + int(batch))
-    assert run["total"] == 36
+
+    def train(name: str, **options: bool) -> int:
+        with milepost.Checkpointer(tmp_path / name, total=jnp.zeros((), jnp.int32), progress=False) as run:
+            for batch in run.batches(data, **options):
+                run.step(total=run["total"] + int(batch))
+        return int(run["total"])
+
+    with pytest.raises(LoaderError, match="replay=True"):
+        train("refused")
+    assert train("replayed", replay=True) == 36
 
 
 def test_a_loader_that_is_not_what_it_was_is_refused() -> None:
