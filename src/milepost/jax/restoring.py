@@ -26,7 +26,7 @@ def restore(
     """A pytree out of a checkpoint, without continuing its run.
 
     Args:
-        ref: a checkpoint, or anything that `milepost.open` reads or returned: "runs/mnist@best", "model.safetensors", a folder of Orbax.
+        ref: a checkpoint, or what `milepost.open` reads or returned: "runs/mnist@best", "model.safetensors", a folder of Orbax.
         target: says what comes back: structure, classes, dtypes, shapes. Of arrays or of `jax.ShapeDtypeStruct`, as
             ``jax.eval_shape(init, key)`` gives them, for which nothing is allocated. What is no array stays as it is there.
         item: the part of the checkpoint; "" for all of a file that has no parts.
