@@ -31,11 +31,13 @@ def find_member(place: str, which: str) -> Member:
 
     Raises:
         ReferenceSyntaxError: `place` is one checkpoint.
-        NotFoundError: there is none such; the message lists what there is.
+        NotFoundError: there is none, or none such; the message lists what there is.
         MetricError: ``best``, and it is not clear by which metric.
     """
     places = members(place)
-    if not places or places == [place]:
+    if not places:
+        raise NotFoundError("there is no checkpoint in it that milepost can read", where=place)
+    if places == [place]:
         raise ReferenceSyntaxError(
             "this is one checkpoint: @ follows a run directory, or a folder of several",
             found=f"{place}@{which}",
