@@ -4,6 +4,8 @@ values."""
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -177,3 +179,21 @@ def make_run(start_job: Callable[..., Job]) -> Callable[..., RunFolder]:
         return job.run
 
     return make
+
+
+@pytest.fixture(scope="session")
+def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Run ``formats/makers/NAME.py`` once and return the folder it filled: frameworks take seconds to import, and some do not go
+    together."""
+    made: dict[str, Path] = {}
+
+    def run(name: str) -> Path:
+        if name not in made:
+            folder = tmp_path_factory.mktemp(name)
+            script = Path(__file__).parent / "formats" / "makers" / f"{name}.py"
+            ended = subprocess.run([sys.executable, str(script), str(folder)], capture_output=True, text=True)
+            assert ended.returncode == 0, ended.stderr[-4000:]
+            made[name] = folder
+        return made[name]
+
+    return run

@@ -130,7 +130,20 @@ def test_best_where_nobody_said_by_what(disk: MemoryStorage, open_job: Callable[
     job.commit(1, state(1), loss=1.0)
     with pytest.raises(MetricError, match="does not say which metric") as caught:
         find(job.run, "best")
-    assert caught.value.hint == "train with keep=Keep(best=METRIC)"
+    assert caught.value.hint == "say @best=METRIC, or train with keep=Keep(best=METRIC)"
+
+
+def test_best_by_a_metric_that_is_said(disk: MemoryStorage, open_job: Callable[..., Job]) -> None:
+    job = open_job(disk, ALL)
+    for step, size in ((1, 3.0), (2, 5.0), (3, 4.0)):
+        job.commit(step, state(step), size=size, val_error=size)
+    found = {which: find(job.run, which).step for which in ("best=val_error", "best=size:max", "best=size:min")}
+    assert found == {"best=val_error": 1, "best=size:max": 2, "best=size:min": 1}
+    with pytest.raises(MetricError, match="smaller or a larger 'size'") as caught:
+        find(job.run, "best=size")
+    assert caught.value.hint == "best=size:min or best=size:max"
+    with pytest.raises(NotFoundError, match="no good checkpoint has a metric 'loss'"):
+        find(job.run, "best=loss")
 
 
 def test_best_where_the_metric_never_came(disk: MemoryStorage, open_job: Callable[..., Job]) -> None:

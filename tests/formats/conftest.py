@@ -46,21 +46,3 @@ def answers_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Iterable[P
         return list(json.loads(ended.stdout))
 
     return run
-
-
-@pytest.fixture(scope="session")
-def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Run ``makers/NAME.py`` once and return the folder it filled: frameworks take seconds to import, and some do not go
-    together."""
-    made: dict[str, Path] = {}
-
-    def run(name: str) -> Path:
-        if name not in made:
-            folder = tmp_path_factory.mktemp(name)
-            script = Path(__file__).parent / "makers" / f"{name}.py"
-            ended = subprocess.run([sys.executable, str(script), str(folder)], capture_output=True, text=True)
-            assert ended.returncode == 0, ended.stderr[-4000:]
-            made[name] = folder
-        return made[name]
-
-    return run

@@ -189,7 +189,7 @@ def test_files_of_other_formats_are_opened_but_are_no_runs(tmp_path: Path) -> No
         refs.open_run(tmp_path / "weights@best")
     assert caught.value.found == "a numpy array"
     assert "checkpoint folder of milepost" in str(caught.value.expected)
-    with pytest.raises(ReferenceSyntaxError, match="@ follows a run directory"):
+    with pytest.raises(ReferenceSyntaxError, match="@ follows a run directory, or a folder"):
         refs.open(f"{tmp_path}/weights@best@latest")
 
 

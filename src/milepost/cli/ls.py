@@ -66,7 +66,7 @@ def ls(
         on_node: {host, path, step} of what is newer and on the disk of a node alone, else null
         branch: current, abandoned, superseded, foreign (of another run) or unreadable
         state: running, complete, stopped, closed, failed, died or new
-        others: [{place, checkpoints: [{where, format, step, time, bytes, tensors, holds,
+        others: [{place, checkpoints: [{where, format, step, time, metrics, bytes, tensors, holds,
                                         symptoms, problem}]}]
     """
     from milepost.ops.refs import is_checkpoint, is_run, runs_below

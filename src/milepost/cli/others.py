@@ -6,9 +6,10 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from milepost.cli.table import Cell, Column, Styled, say_table
+from milepost.cli.table import Cell, Column, Styled, cut, say_table
 from milepost.cli.terminal import Progress, note, paint, say
 from milepost.core import words
+from milepost.core.manifest import plain_metrics
 from milepost.core.text import safe
 from milepost.errors import MilepostError
 
@@ -80,16 +81,18 @@ def say_others(place: str, found: list[Other]) -> None:
     nbytes = sum(one.member.nbytes for one in found)
     if len(found) > 1:
         say(f"{paint(safe(place), 'bold')}: {words.count(len(found), 'checkpoint')}, {words.size(nbytes)} on disk")
+    metrics = list(dict.fromkeys(name for one in found for name in one.member.metrics))
     columns = [
         Column("CHECKPOINT", least=13), Column("STEP", right=True), Column("SAVED", optional=3),
         Column("AGE", right=True, optional=1),
+        *(Column(cut(safe(name), 24), right=True, optional=4) for name in metrics),
         Column("TENSORS", right=True), Column("SIZE", right=True), Column("HOLDS"), Column("FORMAT", least=10, optional=2),
         Column("MARKS", least=8),
     ]  # fmt: skip
-    say_table(columns, [_cells(one) for one in found])
+    say_table(columns, [_cells(one, metrics) for one in found])
 
 
-def _cells(one: Other) -> list[Cell]:
+def _cells(one: Other, metrics: list[str]) -> list[Cell]:
     member, source = one.member, one.member.source
     step = "" if member.step is None else f"{member.step:,}"
     saved, ago = words.moment(member.time) if member.time else ("", "")
@@ -98,7 +101,8 @@ def _cells(one: Other) -> list[Cell]:
         mark = Styled(f"cannot be read: {safe(member.problem.message)}", "red")
     tensors = "" if source is None else f"{len(source):,}"
     shown = "" if source is None else safe(_ARTICLE.sub("", str(source.metadata.get("format", ""))))
-    return [safe(member.name), step, saved, ago, tensors, words.size(member.nbytes), one.holds, shown, mark]
+    values = [words.number(member.metrics[name]) if name in member.metrics else "" for name in metrics]
+    return [safe(member.name), step, saved, ago, *values, tensors, words.size(member.nbytes), one.holds, shown, mark]
 
 
 def others_json(place: str, found: list[Other]) -> dict[str, Any]:
@@ -113,6 +117,7 @@ def others_json(place: str, found: list[Other]) -> dict[str, Any]:
                 "format": None if one.member.source is None else one.member.source.metadata.get("format"),
                 "step": one.member.step,
                 "time": one.member.time or None,
+                "metrics": plain_metrics(dict(one.member.metrics)),
                 "bytes": one.member.nbytes,
                 "tensors": None if one.member.source is None else len(one.member.source),
                 "holds": one.holds or None,

@@ -42,7 +42,7 @@ def verify(
     """Check that checkpoints are what was saved.
 
     Every byte is read and compared with the digests in the manifest; in other formats with the checksums that they have
-    (the CRCs of zip archives: .pt, .npz, .keras; of TensorFlow; Fletcher-32 of HDF5; what tensorstore checks of Orbax).
+    (the CRCs of zip archives: .pt, .npz, .keras; of TensorFlow; Fletcher-32 of HDF5; Orbax has none of its arrays).
     Where there are none, only the structure is read, and that is said. A run without @WHICH means all its checkpoints, a
     folder all in it. Exit code 1 says that something is damaged; each file or tensor is named.
 
@@ -97,15 +97,14 @@ def verify(
 
 def _folders(ref: str) -> Sequence[Storage | str]:
     """The checkpoint folders of milepost that `ref` means, or the places of checkpoints of other formats."""
+    from milepost.ops.chosen import find_member
     from milepost.ops.refs import Ref, checkpoint_folders, is_checkpoint, is_run
     from milepost.ops.sequence import members
 
     parsed = Ref.parse(ref)
-    if (
-        parsed.which is None
-        and os.path.lexists(parsed.place)
-        and not (is_run(parsed.place) or is_checkpoint(parsed.place))
-    ):
+    if os.path.lexists(parsed.place) and not (is_run(parsed.place) or is_checkpoint(parsed.place)):
+        if parsed.which is not None:
+            return [find_member(parsed.place, parsed.which).where]
         found = members(parsed.place)
         if found:
             return found

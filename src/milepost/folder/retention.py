@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from milepost.errors import MetricError, RunFenced, ScriptError
 from milepost.folder import names
@@ -74,13 +74,41 @@ class Keep:
                 raise MetricError(
                     "Keep(best=...) cannot be that", expected="a metric, or (metric, 'min' | 'max')", found=repr(other)
                 )
-        last_word = metric.casefold().replace("/", "_").replace("-", "_").rpartition("_")[2]
-        for words, mode in ((SMALLER_IS_BETTER, "min"), (LARGER_IS_BETTER, "max")):
-            if last_word.rstrip("0123456789@") in words or last_word in words:
-                return BestBy(metric, mode)
+        better = direction(metric)
+        if better is None:
+            raise MetricError(
+                f"is a smaller or a larger {metric!r} better?", hint=f"say it: Keep(best=({metric!r}, 'min'))"
+            )
+        return BestBy(metric, better)
+
+
+def direction(metric: str) -> Literal["min", "max"] | None:
+    """Which value of a metric is better, as far as its name tells."""
+    last_word = metric.casefold().replace("/", "_").replace("-", "_").rpartition("_")[2]
+    words = {last_word, last_word.rstrip("0123456789@")}
+    if words.intersection(SMALLER_IS_BETTER):
+        return "min"
+    return "max" if words.intersection(LARGER_IS_BETTER) else None
+
+
+def best_by(told: str) -> BestBy:
+    """What follows ``best=`` in a REF: a metric, and ``:min`` or ``:max`` unless its name tells which is better.
+
+    Raises:
+        MetricError: neither does.
+
+    Example:
+        >>> best_by("val_loss"), best_by("score2:max")
+        (BestBy(metric='val_loss', mode='min'), BestBy(metric='score2', mode='max'))
+    """
+    metric, _, mode = told.rpartition(":")
+    if not metric or mode not in ("min", "max"):
+        metric, mode = told, direction(told) or ""
+    if not mode:
         raise MetricError(
-            f"is a smaller or a larger {metric!r} better?", hint=f"say it: Keep(best=({metric!r}, 'min'))"
+            f"is a smaller or a larger {metric!r} better?", hint=f"best={metric}:min or best={metric}:max"
         )
+    return BestBy(metric, mode)
 
 
 class Decision(NamedTuple):

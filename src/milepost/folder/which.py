@@ -1,4 +1,4 @@
-"""WHICH checkpoint of a run is meant: ``latest``, ``best``, ``good``, ``step=1200``, ``~2`` or a tag."""
+"""WHICH checkpoint of a run is meant: ``latest``, ``best``, ``best=METRIC``, ``good``, ``step=1200``, ``~2`` or a tag."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from milepost.errors import MetricError, NotFoundError
 from milepost.folder import names
 from milepost.folder.lineage import of_run
-from milepost.folder.retention import best_of
+from milepost.folder.retention import best_by, best_of
 from milepost.folder.run import Listed, RunFolder
 from milepost.folder.tags import read_tags
 
@@ -37,11 +37,13 @@ def candidates(run: RunFolder, which: str = "latest") -> list[Listed]:
     if which in ("latest", "good"):
         usable = line if which == "latest" else [one for one in line if one.summary is not None and one.summary.good]
         return _some(run, usable, which)
-    if which == "best":
-        by = run.info.best
+    if which == "best" or which.startswith("best="):
+        by = run.info.best if which == "best" else best_by(which.removeprefix("best="))
         if by is None:
             raise MetricError(
-                "this run does not say which metric is best", where=run.where, hint="train with keep=Keep(best=METRIC)"
+                "this run does not say which metric is best",
+                where=run.where,
+                hint="say @best=METRIC, or train with keep=Keep(best=METRIC)",
             )
         best = best_of(line, by)
         return _some(run, [best] if best else [], f"best (no good checkpoint has a metric {by.metric!r})")

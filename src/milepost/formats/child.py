@@ -59,6 +59,11 @@ class Child:
         self._finish: weakref.finalize[..., Any] | None = None
         _children.add(self)
 
+    @property
+    def remembered(self) -> int:
+        """How many questions are asked of every process that is started, before anything else."""
+        return len(self._first)
+
     def ask(self, out: memoryview | None = None, *, again: bool = False, **question: Any) -> Any:
         """The answer to `question`, made of what JSON can say; the bytes that follow it go into `out`.
 

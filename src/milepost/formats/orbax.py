@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import re
 import stat
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ from milepost.core.source import TensorSource, TensorSpec
 from milepost.errors import FormatError, NotFoundError, UnsafeContentError
 from milepost.formats import bounds
 from milepost.formats.child import Child
+from milepost.formats.orbax_steps import ABOUT, METRICS, UNFINISHED, metrics_in, step_of, time_of, unfinished
 from milepost.formats.orbax_tree import TREE, has_aggregate, is_name, random_keys, read_tree
 from milepost.formats.place import File, Folder
 from milepost.formats.plain_json import read_json_of
@@ -30,10 +31,9 @@ from milepost.formats.source import FormatSource, as_array, spec, unused
 from milepost.storage.base import storage_error
 
 NAME = "an Orbax checkpoint"
-ABOUT = "_CHECKPOINT_METADATA"
 OCDBT = "manifest.ocdbt"
 STRINGS = "_strings.json"
-JSON_ITEMS = ("metadata", "metrics")
+JSON_ITEMS = ("metadata", METRICS)
 UNNAMED = frozenset({("default",), ("state",), ("pytree",)})
 """What Orbax calls the item where the caller named none."""
 MOST_FILES = 200_000
@@ -45,25 +45,42 @@ LISTING = 2.0
 SLOWEST = 10e6
 """Bytes a second that reading must come to."""
 
-_STEP = re.compile(r"(?:[A-Za-z_.-]*[_.-])?([0-9]{1,18})")
+MOST_TREES = 64
+"""In one process, which has the descriptions of all arrays in memory."""
+
+_processes: WeakValueDictionary[str, Child] = WeakValueDictionary()
+"""By the folder above: the steps of a job are asked of one process, or of few, as long as any of them is open."""
 
 
 def recognises(place: File | Folder) -> bool:
     """See `milepost.formats.detect.FormatModule`."""
-    return isinstance(place, Folder) and (_is_one(place) or bool(_steps(place)))
+    return isinstance(place, Folder) and (
+        UNFINISHED in _name(place) or _is_one(place) or bool(_steps(place) or unfinished(place))
+    )
 
 
 def open_source(place: File | Folder) -> TensorSource:
-    """One checkpoint; of a folder of several the newest step, with the names of all in its metadata (``checkpoints``).
+    """One checkpoint; of a folder of several the newest step, with the names of all in its metadata (``checkpoints``), and of those
+    that were never finished (``unfinished``).
 
     See `milepost.formats.detect.FormatModule`.
     """
     assert isinstance(place, Folder)
+    if UNFINISHED in _name(place):
+        raise FormatError("saving this checkpoint was never finished", where=place.where)
     if _is_one(place):
         return _open(place, {})
-    steps = _steps(place)
-    told = {"checkpoints": [name for _, name in steps], "step": steps[-1][0]}
-    return _open(place.folder(steps[-1][1]), told)
+    found, cut_short = _steps(place), unfinished(place)
+    if not found:
+        raise FormatError(
+            "no checkpoint in this folder was ever finished", where=place.where, found=", ".join(cut_short[-3:])
+        )
+    return _open(place.folder(found[-1]), {"checkpoints": found, "unfinished": cut_short})
+
+
+def checkpoints_in(place: Folder) -> list[str]:
+    """The names of the steps in `place`, the newest last, and of those that were never finished; none if it is one checkpoint."""
+    return [] if _is_one(place) else [*_steps(place), *unfinished(place)]
 
 
 class Contents:
@@ -76,7 +93,8 @@ class Contents:
         self.aside: dict[str, tuple[TensorSource, str]] = {}
         """What is in no array, and where it is instead."""
         self.plain = plain
-        self.notes: dict[str, str] = {}
+        self.of_jax: dict[str, str | None] = {}
+        self.sequences: set[str] = set()
 
     def new(self, prefix: list[str], parts: Sequence[Part]) -> str:
         """A path for one more value."""
@@ -88,7 +106,13 @@ class Orbax(FormatSource):
 
     def __init__(self, where: str, child: Child, contents: Contents, told: dict[str, Any], size: int) -> None:
         super().__init__(where, contents.specs, contents.plain, told)
-        self.notes = contents.notes
+        self.notes = {
+            path: f"random keys of JAX ({kind})" for path, kind in contents.of_jax.items() if kind is not None
+        }
+        self.of_jax = contents.of_jax
+        """The paths of what were arrays of JAX, and of which kind those were that are the data of typed keys."""
+        self.sequences = frozenset(contents.sequences)
+        """The paths of lists and tuples, which Orbax does not tell apart."""
         self._child, self._arrays, self._aside, self._size = child, contents.arrays, contents.aside, size
         step, found = contents.plain.get("step"), contents.specs.get("step")
         if found is not None and not found.shape and not found.dtype.floating:
@@ -104,8 +128,8 @@ class Orbax(FormatSource):
         if spec.nbytes > 1 << 26 and spec.nbytes > 1100 * self._size:
             raise UnsafeContentError(f"tensor {path!r} is far larger than its files", where=self.where)
         out: npt.NDArray[Any] = np.empty(spec.nbytes, np.uint8)
-        self._child.ask(
-            out.data if out.size else None, do="read", seconds=LISTING + spec.nbytes / SLOWEST,
+        _ask(
+            self._child, self.where, out.data if out.size else None, do="read", seconds=LISTING + spec.nbytes / SLOWEST,
             memory=4 * min(spec.nbytes, 16 * self._size), root=root, name=name, nbytes=spec.nbytes,
         )  # fmt: skip
         return as_array(out, spec)
@@ -119,10 +143,10 @@ def _open(place: Folder, told: dict[str, Any]) -> Orbax:
             hint="pip install 'milepost[formats]'",
         )
     size = _only_own_files(place.where)
-    child = Child("orbax_child", place.where)
+    child = _process_for(place)
     about = _json(place, ABOUT) if place.has(ABOUT) else None
     about = about if isinstance(about, dict) else {}
-    contents = Contents({name: about[name] for name in ("metrics", "custom_metadata") if about.get(name)})
+    contents = Contents({name: about[name] for name in (METRICS, "custom_metadata") if about.get(name)})
     items = _items(place)
     trees = [item for item, folder in items.items() if _is_tree(folder)]
     for item, folder in items.items():
@@ -136,6 +160,8 @@ def _open(place: Folder, told: dict[str, Any]) -> Orbax:
         if "commit_timestamp_nsecs" in about and about["commit_timestamp_nsecs"] is None:
             raise FormatError("saving this checkpoint was never finished", where=place.where)
         raise NotFoundError("there is nothing in this checkpoint", where=place.where, expected="arrays of Orbax")
+    known = {"step": step_of(_name(place)), "time": time_of(about), "metrics": metrics_in(contents.plain.get(METRICS))}
+    told |= {name: value for name, value in known.items() if value or value == 0}
     return Orbax(place.where, child, contents, {"format": NAME, "written_by": {"framework": "orbax"}, **told}, size)
 
 
@@ -143,7 +169,17 @@ def _tree(child: Child, folder: Folder, prefix: list[str], contents: Contents) -
     """Note what is in one tree of arrays."""
     root = os.path.realpath(folder.where)
     tree = read_tree(folder)
-    found = child.ask(again=True, do="open", seconds=LISTING, root=root, ocdbt=folder.has(OCDBT), whole=tree.whole)
+    contents.sequences.update(join([*prefix, *keys]) for keys in tree.sequences)
+    found = _ask(
+        child,
+        folder.where,
+        again=True,
+        do="open",
+        seconds=LISTING,
+        root=root,
+        ocdbt=folder.has(OCDBT),
+        whole=tree.whole,
+    )
     missing = tree.needed.difference(name for name, _, _ in found)
     if missing:
         raise FormatError(
@@ -155,8 +191,8 @@ def _tree(child: Child, folder: Folder, prefix: list[str], contents: Contents) -
         path = contents.new(prefix, tree.keys.get(name) or name.split("."))
         contents.specs[path] = spec(dtypes.dtype(kind), tuple(shape), folder.where, path)
         contents.arrays[path] = root, name
-        if name in keys:
-            contents.notes[path] = f"random keys of JAX ({keys[name]})"
+        if name in tree.of_jax or name in keys:
+            contents.of_jax[path] = keys.get(name)
     for parts, value in tree.empty:
         contents.plain[contents.new(prefix, parts)] = value
     for name, parts in tree.texts.items():
@@ -190,14 +226,16 @@ def _is_one(place: Folder) -> bool:
     """Whether `place` is one checkpoint: a tree, or as the first managers left it, folders that are trees and have no numbers."""
     if place.has(ABOUT) or _is_tree(place):
         return True
-    folders = _folders(place)[:MOST_ITEMS]
-    return not any(map(_STEP.fullmatch, folders)) and any(_is_tree(place.folder(name)) for name in folders)
+    folders = [name for name in _folders(place) if UNFINISHED not in name][:MOST_ITEMS]
+    return not any(step_of(name) is not None for name in folders) and any(
+        _is_tree(place.folder(one)) for one in folders
+    )
 
 
-def _steps(place: Folder) -> list[tuple[int, str]]:
+def _steps(place: Folder) -> list[str]:
     """The steps that are folders of checkpoints, the newest last."""
-    found = [(int(match[1]), name) for name in place.names if (match := _STEP.fullmatch(name)) is not None]
-    return [(step, name) for step, name in sorted(found) if _is_step(place, name)]
+    found = sorted((step, name) for name in place.names if (step := step_of(name)) is not None)
+    return [name for _, name in found if _is_step(place, name)]
 
 
 def _is_step(place: Folder, name: str) -> bool:
@@ -205,6 +243,27 @@ def _is_step(place: Folder, name: str) -> bool:
         return True
     path = os.path.join(place.where, name)
     return os.path.isdir(path) and not os.path.islink(path) and _is_one(place.folder(name))
+
+
+def _name(place: Folder) -> str:
+    return os.path.basename(os.path.abspath(place.where))
+
+
+def _process_for(place: Folder) -> Child:
+    above = os.path.dirname(os.path.realpath(place.where))
+    child = _processes.get(above)
+    if child is None or child.remembered >= MOST_TREES:
+        child = _processes[above] = Child("orbax_child", above)
+    return child
+
+
+def _ask(child: Child, where: str, out: memoryview | None = None, **question: Any) -> Any:
+    """As `Child.ask`, whose process serves several places: errors are of this one."""
+    try:
+        return child.ask(out, **question)
+    except FormatError as error:
+        error.where = where
+        raise
 
 
 def _items(place: Folder, *above: str) -> dict[tuple[str, ...], Folder]:

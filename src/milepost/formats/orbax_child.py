@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorstore as ts
@@ -25,12 +25,20 @@ _DRIVERS = {".zarray": "zarr", "zarr.json": "zarr3"}
 """By the name of the file that describes an array."""
 
 
+class _Tree(NamedTuple):
+    """How the folder of a tree is opened, whether every piece was written, and by name the driver, type and shape of each array."""
+
+    spec: dict[str, Any]
+    whole: bool
+    arrays: dict[str, tuple[str, str, list[int]]]
+
+
 class Arrays:
     """The arrays of the folders that were opened."""
 
     def __init__(self) -> None:
         self._context = ts.Context({"file_io_concurrency": {"limit": 4}, "data_copy_concurrency": {"limit": 2}})
-        self._specs: dict[tuple[str, str], tuple[dict[str, Any], tuple[str, list[int]]]] = {}
+        self._trees: dict[str, _Tree] = {}
 
     def open(self, root: str, ocdbt: bool, whole: bool) -> Answer:
         """List the arrays of a folder. `whole`: every piece was written, so that one that is missing is not a piece of zeros.
@@ -48,17 +56,16 @@ class Arrays:
             name, _, file = raw.decode("utf-8", "surrogateescape").rpartition("/")
             if file in _DRIVERS:
                 waiting.append((name, _DRIVERS[file], store.read(raw)))
-        found = []
+        tree = self._trees[root] = _Tree(spec, whole, {})
         for name, driver, future in waiting:
-            kind, shape = _described(name, future.result().value)
-            inner = {**spec, "path": f"{spec.get('path', '')}{name}/" if name else spec.get("path", "")}
-            told = {"driver": driver, "kvstore": inner, "fill_missing_data_reads": not whole}
-            self._specs[root, name] = told, (kind, shape)
-            found.append((name, kind, shape))
-        return found, None
+            tree.arrays[name] = (driver, *_described(name, future.result().value))
+        return [(name, kind, shape) for name, (_, kind, shape) in tree.arrays.items()], None
 
     def read(self, root: str, name: str, nbytes: int) -> Answer:
-        told, (kind, shape) = self._specs[root, name]
+        spec, whole, arrays = self._trees[root]
+        driver, kind, shape = arrays[name]
+        inner = {**spec, "path": f"{spec.get('path', '')}{name}/" if name else spec.get("path", "")}
+        told = {"driver": driver, "kvstore": inner, "fill_missing_data_reads": not whole}
         array: Any = ts.open(told, open=True, read=True, context=self._context).result()
         if (array.dtype.name, list(array.shape)) != (kind, shape):
             raise RefusedError("an array is not what its description says", ascii(name)[:200])

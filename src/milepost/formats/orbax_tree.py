@@ -22,6 +22,8 @@ LARGEST = 24 * 1024 * 1024
 
 _EMPTY: dict[str, Any] = {"None": None, "Dict": {}, "List": [], "Tuple": ()}
 _TEXT = ("string", "str")
+_SEQUENCE = 1
+"""What type a key is of."""
 _NAMES = ("PLACEHOLDER://", "AGGREGATED://")
 
 
@@ -36,6 +38,10 @@ class Tree(NamedTuple):
     """Keys of each text, by the name it has among the texts."""
     needed: set[str]
     """Arrays that have to be there."""
+    of_jax: set[str]
+    """Those that were arrays of JAX, not of NumPy."""
+    sequences: set[tuple[str, ...]]
+    """Keys of what is a list or tuple, which nobody can tell from a dict by them."""
     whole: bool = False
     """Every piece was written, so that one that is missing is not a piece of zeros."""
     aside: TensorSource | None = None
@@ -48,7 +54,8 @@ def read_tree(folder: Folder) -> Tree:
     Raises:
         FormatError: it cannot be understood.
     """
-    found = Tree({}, [], {}, set(), aside=flax.open_source(folder.file(AGGREGATE)) if has_aggregate(folder) else None)
+    aside = flax.open_source(folder.file(AGGREGATE)) if has_aggregate(folder) else None
+    found = Tree({}, [], {}, set(), set(), set(), aside=aside)
     if found.aside is not None:
         for path, value in found.aside.plain.items():
             if is_name(value):
@@ -59,12 +66,17 @@ def read_tree(folder: Folder) -> Tree:
     for entry in told.tree_metadata.values():
         keys = [str(key.key) for key in entry.key_metadata]
         kind, name = entry.value_metadata.value_type, ".".join(keys)
+        found.sequences.update(
+            tuple(keys[:at]) for at, key in enumerate(entry.key_metadata) if key.key_type == _SEQUENCE
+        )
         if kind in _EMPTY:
             found.empty.append((keys, _EMPTY[kind]))
         elif kind in _TEXT:
             found.texts[name] = keys
         else:
             found.keys[name] = [*keys]
+            if kind == "jax.Array":
+                found.of_jax.add(name)
             if kind in ("jax.Array", "np.ndarray", "scalar") and not entry.value_metadata.skip_deserialize:
                 found.needed.add(name)
     return found._replace(whole=told.store_array_data_equal_to_fill_value)
@@ -99,6 +111,7 @@ def random_keys(folder: Folder) -> dict[str, str]:
 
 class _Key(msgspec.Struct):
     key: str | int
+    key_type: int | None = None
 
 
 class _Value(msgspec.Struct):

@@ -2,10 +2,10 @@
 
 ``PLACE[@WHICH]``. PLACE is a run directory or a checkpoint folder, also one that was copied out of its run; or a file or folder of
 another format. WHICH is ``latest`` (the default), ``best``, ``good``, ``step=1200``, ``~2``, a tag or the name of a checkpoint
-folder (see `milepost.folder.which`); only runs have one.
+folder (see `milepost.folder.which`). Runs have one, and folders in which other programs keep several (`milepost.ops.chosen`).
 
 A path that exists as it stands is a PLACE, whatever is in its name. Otherwise the last ``@`` divides the two, unless
-a ``/`` follows it: WHICH never has one, folders do.
+a ``/`` follows it: only the metric in ``best=METRIC`` may have one, and folders do.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Ref(NamedTuple):
         if os.path.lexists(text):
             return cls(text)
         place, at, which = text.rpartition("@")
-        if not at or "/" in which:
+        if not at or ("/" in which and not which.startswith("best=")):
             return cls(text)
         if not place:
             raise ReferenceSyntaxError(
@@ -104,11 +104,13 @@ def open(ref: str | os.PathLike[str] | Ref) -> TensorSource:  # noqa: A001 - it 
         return open_checkpoint(ref)
     from milepost.formats.detect import open_source
 
+    if ref.which is not None and kind in ("folder", "file"):
+        from milepost.ops.chosen import open_member
+
+        return open_member(ref.place, ref.which)
     source = None if kind in ("url", "nothing") else open_source(ref.place)
     if source is None:
         raise _nothing_of_ours(ref.place, kind, "a run directory, or a checkpoint of milepost or of another format")
-    if ref.which is not None:
-        raise ReferenceSyntaxError("@ follows a run directory", found=str(ref), hint=ref.place)
     return source
 
 

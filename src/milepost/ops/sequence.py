@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from milepost.core.source import TensorSource
 from milepost.errors import DamagedError, FormatError, MilepostError
 from milepost.formats import detect, model_folder, orbax, tf_folder
+from milepost.formats.orbax_steps import UNFINISHED
 from milepost.formats.place import File, Folder, look
 
 MOST_LOOKED_AT = 5_000
@@ -28,7 +30,7 @@ _OF_ONE = ("*config.json", *(name for name in detect.MODEL_FILES if name != "*.s
 
 class Member(NamedTuple):
     """One checkpoint of a sequence: where it is, what it is if it can be read, its step as far as it or its name tells, when it was
-    last written (ISO 8601), and its bytes on disk."""
+    saved or last written (ISO 8601), its bytes on disk, and its metrics where it has them."""
 
     where: str
     name: str
@@ -37,6 +39,7 @@ class Member(NamedTuple):
     step: int | None
     time: str
     nbytes: int
+    metrics: Mapping[str, float] = {}
 
 
 def members(place: str) -> list[str]:
@@ -55,8 +58,7 @@ def members(place: str) -> list[str]:
     if module.NAME == tf_folder.NAME:
         return _paths(place, tf_folder.checkpoints_in(found)) or [place]
     if module.NAME == orbax.NAME:
-        listed = module.open_source(found).metadata.get("checkpoints")
-        return _paths(place, listed) if listed else [place]
+        return _paths(place, orbax.checkpoints_in(found)) or [place]
     if module.NAME == model_folder.NAME and not any(fnmatchcase(name, one) for name in found.names for one in _OF_ONE):
         files = _recognised(place, found.names)
         if len(files) > 1:
@@ -72,12 +74,14 @@ def describe(where: str) -> Member:
         source = detect.open_source(where)
     except MilepostError as error:
         problem = error
-    step = None if source is None else source.metadata.get("step")
+    known: Mapping[str, Any] = {} if source is None else source.metadata
+    step = known.get("step")
     if type(step) is not int:
-        counted = _COUNTED.fullmatch(os.path.basename(where))
+        counted = _COUNTED.fullmatch(os.path.basename(where).partition(UNFINISHED)[0])
         step = int(counted[1]) if counted else None
-    nbytes, time = _on_disk(where)
-    return Member(where, os.path.basename(where.rstrip("/")) or where, source, problem, step, time, nbytes)
+    nbytes, written = _on_disk(where)
+    name = os.path.basename(where.rstrip("/")) or where
+    return Member(where, name, source, problem, step, known.get("time", written), nbytes, known.get("metrics", {}))
 
 
 def _recognised(place: str, names: list[str]) -> list[str]:

@@ -43,11 +43,7 @@ class Saver:
             )
         self._memory = os.memfd_create("milepost-export", os.MFD_CLOEXEC)
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
-        self._process = subprocess.Popen(  # noqa: S603 - the interpreter itself
-            [sys.executable, "-I", "-c", _START, json.dumps(_search_path()), "milepost.orbax.saving", str(self._memory)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said,
-            pass_fds=(self._memory,), cwd="/", text=True, env={**os.environ, **_ENVIRONMENT},
-        )  # fmt: skip
+        self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Saver:
         return self
@@ -55,12 +51,10 @@ class Saver:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                pipe.close()
-        if kind is not None:
-            self._process.kill()
-        self._process.wait()
+        if self._process is not None:
+            if kind is not None:
+                self._process.kill()
+            self._process.communicate()
         os.close(self._memory)
         self._said.close()
 
@@ -82,37 +76,49 @@ class Saver:
             DamagedError, StorageError: the source cannot be read, or the destination not be written.
             NotStorableError: Orbax refused it.
         """
+        if self._process is None:
+            self._process = self._start()
         listed, size = _laid_out(trees)
         os.ftruncate(self._memory, 0)
         os.ftruncate(self._memory, size)
         room = np.frombuffer(mmap.mmap(self._memory, size), np.uint8)
         handed = {name: _filled(source, origins[name], tree, listed[name], room) for name, tree in trees.items()}
         described = {name: (tree.node, listed[name]) for name, tree in trees.items()}
-        self._ask({"trees": described, "size": size, **job}, origins)
+        self._ask(self._process, {"trees": described, "size": size, **job}, origins)
         return handed
 
-    def _ask(self, job: dict[str, Any], origins: dict[str, str]) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
+    def _start(self) -> subprocess.Popen[str]:
+        return subprocess.Popen(  # noqa: S603 - the interpreter itself
+            [sys.executable, "-I", "-c", _START, json.dumps(_search_path()), "milepost.orbax.saving", str(self._memory)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said,
+            pass_fds=(self._memory,), cwd="/", text=True, env={**os.environ, **_ENVIRONMENT},
+        )  # fmt: skip
+
+    def _ask(self, process: subprocess.Popen[str], job: dict[str, Any], origins: dict[str, str]) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
         try:
-            self._process.stdin.write(json.dumps(job) + "\n")
-            self._process.stdin.flush()
-            answer = self._process.stdout.readline()
+            process.stdin.write(json.dumps(job) + "\n")
+            process.stdin.flush()
+            answer = process.stdout.readline()
         except BrokenPipeError:
             answer = ""
         if not answer:
-            raise FormatError("Orbax could not be run", found=self._last_words(), hint="is JAX installed and in order?")
+            found = self._last_words(process.wait())
+            raise FormatError("Orbax could not be run", found=found, hint="is JAX installed and in order?")
         told = json.loads(answer)
         if "errno" in told:
             raise storage_error(OSError(told["errno"], told["error"]), "write the checkpoint", job["folder"])
+        if "path" in told:
+            where = origins[told["item"]] + told["path"]
+            raise NotStorableError(told["error"], where=where, hint=f"leave_out=[{where!r}] exports the rest")
         if "error" in told:
-            raise NotStorableError("Orbax cannot save this", where=told.get("path"), found=told["error"][:500])
+            raise NotStorableError("Orbax cannot save this", found=told["error"][:500])
 
-    def _last_words(self) -> str:
-        self._process.wait()
+    def _last_words(self, code: int) -> str:
         self._said.seek(0)
         lines = self._said.read().decode(errors="replace").strip().splitlines()
-        return lines[-1][:500] if lines else f"exit code {self._process.returncode}"
+        return lines[-1][:500] if lines else f"exit code {code}"
 
 
 def _laid_out(trees: dict[str, Tree]) -> tuple[dict[str, dict[str, dict[str, Any]]], int]:

@@ -22,11 +22,11 @@ from milepost.core import dtypes
 
 
 class RefusedError(Exception):
-    """Orbax cannot save this; `path` is where."""
+    """Orbax cannot save this; `path` is where, in the item."""
 
     def __init__(self, why: str, path: str) -> None:
         super().__init__(why)
-        self.path = path
+        self.path, self.item = path, ""
 
 
 class Arrays:
@@ -40,7 +40,7 @@ class Arrays:
         kind, shape, offset = (self._listed[path][key] for key in ("dtype", "shape", "offset"))
         try:
             ts.dtype(kind)
-        except TypeError:
+        except (TypeError, ValueError):
             raise RefusedError(f"Orbax saves no arrays of type {kind}", path) from None
         numpy = dtypes.dtype(kind).numpy
         assert numpy is not None
@@ -58,10 +58,14 @@ def build(node: list[Any], arrays: Arrays) -> Any:
         case ["tuple", inside]:
             return tuple(build(inner, arrays) for inner in inside)
         case ["named", name, fields]:
-            kind = collections.namedtuple(name, list(fields))  # type: ignore[misc]
-            return kind(*(build(inner, arrays) for inner in fields.values()))
-        case ["array", path]:
+            record: Any = collections.namedtuple(name, list(fields))  # type: ignore[misc]
+            return record(*(build(inner, arrays) for inner in fields.values()))
+        case ["array", path, "numpy"]:
             return arrays[path]
+        case ["array", path, "jax"]:
+            return jax.numpy.asarray(arrays[path])
+        case ["array", path, key]:
+            return jax.random.wrap_key_data(jax.numpy.asarray(arrays[path]), impl=key[len("key<") : -1])
         case ["value", value]:
             return value
     raise AssertionError(node)
@@ -119,11 +123,15 @@ def answer(fd: int, job: dict[str, Any]) -> dict[str, Any]:
     try:
         trees = {}
         for name, (node, listed) in job["trees"].items():
-            trees[name] = build(node, Arrays(memory, listed))
+            try:
+                trees[name] = build(node, Arrays(memory, listed))
+            except RefusedError as error:
+                error.item = name
+                raise
         SAVERS[job["layout"]](job["folder"], job["step"], trees, job["metrics"], job["about"])
         return {"version": ocp.__version__}
     except RefusedError as error:
-        return {"error": str(error), "path": error.path}
+        return {"error": str(error), "item": error.item, "path": error.path}
     except OSError as error:
         return {"error": error.strerror or str(error), "errno": error.errno}
     except Exception as error:  # noqa: BLE001 - whatever Orbax raises on what it cannot save

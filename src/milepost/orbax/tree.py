@@ -1,7 +1,8 @@
 """What is in a source, as a tree that Orbax can save: described in JSON, with the paths of arrays where they are.
 
 A node is ``["dict", {key: node}]``, ``["list", [node]]``, ``["tuple", [node]]``, ``["named", name, {field: node}]``,
-``["array", path]`` or ``["value", value]``.
+``["array", path, variant]`` or ``["value", value]``. The variant of an array is ``numpy``, ``jax``, or ``key<KIND>`` for the data
+of typed keys of `jax.random`.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from milepost.core.foreign import Foreign
 from milepost.core.paths import Marked, below, escape, split
 from milepost.core.source import TensorSource, TensorSpec
 from milepost.errors import NotFoundError, NotStorableError
+from milepost.formats.orbax import Orbax
 from milepost.ops.matching import pattern
 from milepost.ops.refs import own
 from milepost.training.items import RESERVED
 
 Node = list[Any]
+LEAVES = ("array", "value")
 _INT64 = range(-(2**63), 2**63)
 _WHOLE = (list, tuple, deque)
 
@@ -60,7 +63,7 @@ def tree_of(source: TensorSource, only: str | None, leave_out: Sequence[str]) ->
         value, start, left_out = _at(value, only, source.where), below(only), []
     builder = _Builder(source, [pattern(text).fullmatch for text in leave_out], start)
     node = builder.node(value, "")
-    if node is None or (node[0] not in ("array", "value") and not node[-1]):
+    if node is None or (node[0] not in LEAVES and not node[-1]):
         raise NotFoundError("there is nothing to export", where=source.where, hint="Orbax saves no empty state")
     return Tree(node, builder.tensors, builder.arrays, builder.values, (*left_out, *builder.left_out))
 
@@ -74,7 +77,19 @@ def _value_of(source: TensorSource) -> tuple[Any, list[str]]:
     nested: dict[str, Any] = {}
     for path, value in [*((path, _Tensor(path)) for path in source.specs), *source.plain.items()]:
         _put(nested, path, value)
+    sequences = source.sequences if isinstance(source, Orbax) else frozenset()
+    for path in sorted(sequences, key=len, reverse=True):  # what is inside before what is around it
+        nested = _listed(nested, list(split(path)))
     return nested, []
+
+
+def _listed(value: Any, keys: list[Any]) -> Any:
+    """`value` with what is at `keys` made a list, if the keys in it are those of one."""
+    if keys and isinstance(value, dict) and keys[0] in value:
+        return value | {keys[0]: _listed(value[keys[0]], keys[1:])}
+    if not keys and isinstance(value, dict) and set(value) == set(map(str, range(len(value)))):
+        return [value[str(index)] for index in range(len(value))]
+    return value
 
 
 def _put(nested: dict[str, Any], path: str, value: Any) -> None:
@@ -141,23 +156,28 @@ class _Builder:
         return self._scalar(value, path) if entries is None else self._container(value, entries, path)
 
     def _container(self, value: Any, entries: list[tuple[str, Any]], path: str) -> Node:
-        found = [(part, self.node(inner, below(path) + part)) for part, inner in entries]
         named = _fields(value)
-        if named is None and isinstance(value, _WHOLE):
-            # An element that is left out leaves its place to nothing, lest the others move.
-            inside: Any = [["value", None] if node is None else node for _, node in found]
-            kind = "tuple" if isinstance(value, tuple) else "list"
-        else:
-            keys = [self._key(key, path) for key in (named[1] if named else value)]
-            if len(set(keys)) != len(keys):
-                raise self._refused(path, "two keys have one text, which is all that Orbax keeps of them")
-            pairs = zip(keys, (node for _, node in found), strict=True)
-            if named is not None and named[2]:
-                return ["named", named[0], {key: ["value", None] if node is None else node for key, node in pairs}]
-            inside, kind = {key: node for key, node in pairs if node is not None}, "dict"
+        sequence = named is None and isinstance(value, _WHOLE)
+        keys = [] if sequence else self._keys(named[1] if named else value, path)
+        nodes = [self.node(inner, below(path) + part) for part, inner in entries]
+        # What is left out of a sequence or a record leaves its place to nothing.
+        whole = [["value", None] if node is None else node for node in nodes]
+        if named is not None and named[2]:
+            return ["named", named[0], dict(zip(keys, whole, strict=True))]
+        inside: Any = whole
+        kind = "tuple" if isinstance(value, tuple) else "list"
+        if not sequence:
+            inside = {key: node for key, node in zip(keys, nodes, strict=True) if node is not None}
+            kind = "dict"
         if not inside:
             self.values[path] = {"tuple": (), "list": [], "dict": {}}[kind]
         return [kind, inside]
+
+    def _keys(self, keys: Iterable[Any], path: str) -> list[str]:
+        found = [self._key(key, path) for key in keys]
+        if len(set(found)) != len(found):
+            raise self._refused(path, "two keys have one text, which is all that Orbax keeps of them")
+        return found
 
     def _key(self, key: Any, path: str) -> str:
         if type(key) not in (str, int):
@@ -172,14 +192,25 @@ class _Builder:
             raise self._refused(path, "Orbax saves no arrays without elements")
         self._name(path)
         self.tensors[path] = spec
-        return ["array", path]
+        return ["array", path, self._variant(tensor.path)]
+
+    def _variant(self, path: str) -> str:
+        checkpoint = own(self._source)
+        if checkpoint is not None:
+            tensor = checkpoint.manifest.tensors[path]
+            keys = tensor.variant is not None and tensor.variant.startswith("key<")
+            return str(tensor.variant) if keys else "jax" if tensor.type == "jax" else "numpy"
+        if not isinstance(self._source, Orbax) or path not in self._source.of_jax:
+            return "numpy"
+        kind = self._source.of_jax[path]
+        return "jax" if kind is None else f"key<{kind}>"
 
     def _scalar(self, value: Any, path: str) -> Node:
         """A plain value; numpy's keep their type as arrays without dimensions."""
         if isinstance(value, np.generic):
             self._name(path)
             self.arrays[path] = np.asarray(value)
-            return ["array", path]
+            return ["array", path, "numpy"]
         if type(value) is int and value not in _INT64:
             raise self._refused(path, "Orbax saves ints of 64 bits", value)
         if value is not None and type(value) not in (bool, int, float, str):

@@ -17,7 +17,7 @@ from milepost.formats.detect import open_source
 from milepost.ops.appearing import publish, workspace
 from milepost.ops.export import Exported
 from milepost.orbax.process import Saver
-from milepost.orbax.tree import Tree, tree_of
+from milepost.orbax.tree import LEAVES, Tree, tree_of
 
 LAYOUTS = {"tree": "", "step": "default", "v1": "state", "items": None}
 """How the state lies in the folder -> the name of the item that all of it is; None: each item of the run is one."""
@@ -137,7 +137,7 @@ def _trees(source: TensorSource, plan: _Plan) -> tuple[dict[str, Tree], dict[str
         raise ScriptError("items have names, and a sequence has none", where=source.where, hint="layout='step'")
     trees, origins = {}, {}
     for key, node in whole.node[-1].items():
-        if node[0] in ("array", "value") or not node[-1] or "/" in key or "~" in key or key in ("metrics", ""):
+        if node[0] in LEAVES or not node[-1] or "/" in key or "~" in key or key in ("metrics", ""):
             raise NotStorableError(
                 "this can be no item of Orbax, which has to be a container with a plain name",
                 where=under + key, hint="layout='step' keeps it in one tree",
