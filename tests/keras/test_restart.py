@@ -158,7 +158,7 @@ def test_tf_data_without_a_seed_skips_and_repeats_nothing_and_is_not_called_exac
     made.fit(pipeline(), epochs=3, verbose=0, callbacks=[begin, Checkpoint(where, save_freq=3)])
     said = capfd.readouterr().err
     assert sorted(done[0]) == sorted(done[1] + epochs[0]) == sorted(epochs[1]) == list(range(20))
-    assert "does not continue exactly: tf.data shuffles without a seed" in said
+    assert "does not continue exactly: TensorFlow shuffles the data without a seed" in said
     assert "milepost: continues exactly" not in said  # though two steps are on record that are the same
 
 
