@@ -123,12 +123,14 @@ class Data:
 
     @property
     def is_unseeded(self) -> bool:
-        """Whether a pipeline of `tf.data` comes in another order in each process."""
+        """Whether TensorFlow shuffles the data, and in another order in each process."""
         dataset = self._dataset()
-        if dataset is None or fitting.reads_arrays(self._epochs):
+        if dataset is None:
             return False
-        from milepost.tensorflow import iterators
+        from milepost.tensorflow import iterators, rng
 
+        if fitting.reads_arrays(self._epochs):
+            return fitting.shuffles_arrays(self._epochs) and not rng.is_seeded()
         return iterators.is_unseeded(dataset)
 
     def _dataset(self) -> Any:

@@ -186,6 +186,11 @@ def reads_arrays(epochs: Any) -> bool:
     return kind(epochs) == "ArrayDataAdapter"
 
 
+def shuffles_arrays(epochs: Any) -> bool:
+    """Whether such arrays are shuffled."""
+    return bool(getattr(epochs.data_adapter, "_shuffle", False))
+
+
 def waiting(epochs: Any) -> list[Any]:
     """Batches that workers loaded in a pass that was left, and that the next one begins with."""
     enqueuer = getattr(epochs.data_adapter, "enqueuer", None)

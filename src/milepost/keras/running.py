@@ -172,8 +172,8 @@ class Running:
                 self._warn(note)
             if self._data.is_unseeded:
                 run.is_inexact(
-                    "tf.data shuffles without a seed: this epoch goes on without a sample skipped or seen twice, later ones come "
-                    "in another order than they would have"
+                    "TensorFlow shuffles the data without a seed: this epoch goes on without a sample skipped or seen twice, later "
+                    "ones come in another order than they would have"
                 )
         if done:
             self._batch, self._logs, self._ended = done, loaded["logs"], False
