@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -91,3 +92,8 @@ def read(path: Path) -> Log:
     lines = path.read_bytes().split(b"\n")
     decode = msgspec.json.Decoder(Line).decode
     return Log(msgspec.json.decode(lines[0], type=Head), [decode(line) for line in lines[1:-1]])
+
+
+def steps_of(seen: Sequence[Seen]) -> list[Seen]:
+    """The moments of steps, without that of the end."""
+    return [one for one in seen if one.key.phase != END]
