@@ -283,7 +283,7 @@ def test_being_held_back_is_not_what_a_save_takes(tmp_path: Path) -> None:
         elapsed = time.perf_counter() - second.asked
         drain = run._session.saver._drain
         assert drain is not None
-        assert second.held_back == first.held_back == drain._pace.slept > 0
+        assert first.held_back == drain._pace.slept >= second.held_back > 0
         assert second.seconds is not None
         assert second.seconds <= elapsed - second.held_back
 
