@@ -21,7 +21,7 @@ from milepost.folder.retention import Keep
 GROUPS = {
     "Look into runs and checkpoints": ["ls", "show", "cat", "stats", "diff", "verify"],
     "Keep and remove checkpoints": ["tag", "pin", "prune"],
-    "Take checkpoints elsewhere": ["export"],
+    "Take checkpoints elsewhere": ["transfer", "export"],
     "Prove that a script resumes": ["audit"],
 }
 COMMANDS = [name for names in GROUPS.values() for name in names]
@@ -97,6 +97,28 @@ with milepost.Checkpointer("runs/train", w=np.zeros(3), every=milepost.Every(ste
 """
 
 
+NETS = """
+def build():
+    import torch
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            for layer in ("fc1", "fc2"):
+                self.register_module(layer, torch.nn.LayerNorm(3))
+
+    return Net()
+
+
+def module():
+    import tensorflow as tf
+
+    net = tf.Module()
+    net.bias = tf.Variable(tf.zeros(3))
+    return net
+"""
+
+
 @pytest.fixture
 def example_folder(start_job: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Everything that the examples name."""
@@ -112,6 +134,9 @@ def example_folder(start_job: Callable[..., Any], tmp_path: Path, monkeypatch: p
     torch.save({name: tensor + 1e-9 for name, tensor in tensors.items()}, tmp_path / "b.pt")
     save_file(tensors, tmp_path / "model.safetensors")
     (tmp_path / "train.py").write_text(TRAINING)
+    (tmp_path / "nets.py").write_text(NETS)
+    np.savez(tmp_path / "bias.npz", bias=np.ones(3, np.float32))
+    monkeypatch.delitem(sys.modules, "nets", raising=False)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -137,6 +162,7 @@ def test_json_documents_have_the_keys_that_the_help_names(cli: Any, example_fold
         "stats": ["runs/mnist"], "diff": ["runs/mnist@~1", "runs/mnist"], "verify": ["runs/mnist"],
         "tag": ["runs/mnist", "paper"], "pin": ["runs/mnist"], "prune": ["runs/mnist", "--dry-run"],
         "export": ["runs/mnist", "orbax/1", "--format", "orbax"],
+        "transfer": ["model.pt", "--model", "nets:build"],
         "audit": ["--at", "7", "--", sys.executable, "train.py", "--epochs", "2"],
     }  # fmt: skip
     for command, arguments in calls.items():
@@ -151,5 +177,17 @@ def _keys(value: Any) -> set[str]:
         return set().union(*map(_keys, value))
     if not isinstance(value, dict):
         return set()
-    own = {"files", "tensors", "values", "metrics", "written_by", "owner", "layers", "log2", "skipped"}
+    own = {
+        "files",
+        "tensors",
+        "values",
+        "metrics",
+        "written_by",
+        "owner",
+        "layers",
+        "log2",
+        "skipped",
+        "loaded",
+        "cast",
+    }
     return set(value) | set().union(*(_keys(item) for key, item in value.items() if key not in own))

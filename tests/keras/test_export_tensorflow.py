@@ -16,7 +16,8 @@ import tf_keras
 
 import milepost
 import milepost.keras
-from milepost.errors import MismatchError, ScriptError, StepError, StorageError
+from milepost.errors import MilepostWarning, MismatchError, ScriptError, StepError, StorageError
+from milepost.keras import named
 
 L = keras.layers
 X = np.random.default_rng(0).normal(size=(16, 6)).astype("float32")
@@ -182,6 +183,18 @@ def test_what_does_not_fit_is_named_and_nothing_is_written(tmp_path: Path) -> No
         )
 
 
+def test_a_relative_path_stays_in_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = network()
+    for epoch in (1, 2):
+        named.write(model, f"training/cp-{epoch:04d}.ckpt", weights_only=True)
+    assert tf.train.latest_checkpoint("training") == "training/cp-0002.ckpt"
+    state = tf.train.get_checkpoint_state("training")
+    assert list(state.all_model_checkpoint_paths) == ["training/cp-0001.ckpt", "training/cp-0002.ckpt"]
+    assert len(state.all_model_checkpoint_timestamps) == 2
+    assert sorted(os.listdir("training"))[0] == "checkpoint"  # nothing hidden is left
+
+
 def test_layers_that_keras_hides_from_tensorflow_are_no_silent_loss(tmp_path: Path) -> None:
     class Hiding(keras.Model):
         def __init__(self) -> None:
@@ -196,3 +209,5 @@ def test_layers_that_keras_hides_from_tensorflow_are_no_silent_loss(tmp_path: Pa
     model.save_weights(tmp_path / "w.weights.h5")
     with pytest.raises(ScriptError, match="does not save 4 of the 4 variables"):
         milepost.export(tmp_path / "w.weights.h5", tmp_path / "ckpt-1", format="tensorflow", model=model)
+    with pytest.warns(MilepostWarning, match="does not save 4 of the model's weights, hiding/dense"):
+        named.write(model, str(tmp_path / "cp.ckpt"), weights_only=True)

@@ -73,7 +73,7 @@ def export(
         milepost export runs/mnist@best orbax/469 --format orbax
         milepost export runs/mnist weights --format orbax --only model
         milepost export runs/mnist manager --format orbax --all
-        milepost export model.pt tf/ckpt-8 --format tensorflow --model nets:module --no-strict
+        milepost export bias.npz tf/ckpt-8 --format tensorflow --model nets:module
 
     JSON:
 

@@ -52,8 +52,8 @@ def transfer(
 
     For example:
 
-        milepost transfer training/cp-0008.ckpt --model train:create_model
-        milepost transfer model.pt --model nets:build --map encoder.=backbone.
+        milepost transfer model.pt --model nets:build
+        milepost transfer runs/mnist@best --model nets:build --only model
 
     Exit code 1 says that something is missing, unexpected or of another shape.
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import tempfile
+import warnings
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import keras
 
-from milepost.errors import MetricError, ScriptError
+from milepost.errors import MetricError, MilepostWarning, ScriptError
 
 SUFFIXES = (".weights.h5", ".keras", ".h5", ".ckpt")
 
@@ -91,29 +92,26 @@ def write(model: Any, path: str, *, weights_only: bool, options: Any = None) -> 
 
 
 def _write_ckpt(model: Any, path: str, options: Any) -> None:
-    """As tf.keras did: the model is the root of the object graph. The index makes it a checkpoint, so it comes last."""
+    """As tf.keras did: the model is the root of the object graph."""
     import tensorflow as tf
 
-    folder, name = os.path.split(path)
-    beside = Path(folder or ".", f".{secrets.token_hex(4)}")
-    beside.mkdir()
-    try:
-        tf.train.Checkpoint(model).write(str(beside / name), options=options)
-        for file in sorted(beside.iterdir(), key=lambda file: file.suffix == ".index"):
-            _sync(file)
-            os.replace(file, os.path.join(folder, file.name))
-    finally:
-        for left in beside.iterdir():
-            left.unlink()
-        beside.rmdir()
-    _sync(folder or ".")
-    before = tf.train.get_checkpoint_state(folder or ".")
-    known = [one for one in (before.all_model_checkpoint_paths if before else ()) if os.path.exists(f"{one}.index")]
-    tf.compat.v1.train.update_checkpoint_state(
-        folder or ".",
-        name,
-        [*(os.path.relpath(one, folder or ".") for one in known if os.path.basename(one) != name), name],
-    )
+    from milepost.tensorflow.bundle import enter, publish
+    from milepost.tensorflow.graph import saved_variables
+
+    folder = os.path.dirname(path) or "."
+    with tempfile.TemporaryDirectory(prefix=".milepost-", dir=folder) as beside:
+        checkpoint = tf.train.Checkpoint(model)
+        checkpoint.write(f"{beside}/made", options=options)
+        saved = {id(one.variable) for one in saved_variables(checkpoint, f"{beside}/made")}
+        publish(f"{beside}/made", path)
+    enter(path)
+    if lost := [one.path for one in model.weights if id(one.value) not in saved]:
+        warnings.warn(
+            f"{path} is not whole: TensorFlow does not save {len(lost)} of the model's weights, {lost[0]} among them, since "
+            "Keras 3 hides layers in lists and dicts from it; the run has them, and so would .weights.h5",
+            MilepostWarning,
+            stacklevel=2,
+        )
 
 
 def _sync(path: str | os.PathLike[str]) -> None:

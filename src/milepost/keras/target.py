@@ -52,6 +52,7 @@ class VariablesTarget:
                 f"{self.where} has no variables yet", hint="build it first: model.build(input_shape), or call it on a batch"
             )  # fmt: skip
         self.slots = {name: Slot(name, _spec(one)) for name, one in self._variables.items()}
+        self._steps: dict[tuple[int, str], tuple[Any, Any]] = {}  # with the node, so that its id stays its own
         self._names = {id(one): name for name, one in self._variables.items()}
         self.numbered: list[Mapping[str, str]] = [{name: name for name in self.slots}]
         for spelled in (lambda name: name.partition("/")[2], lambda name: "/".join(name.split("/")[-2:])):
@@ -69,10 +70,15 @@ class VariablesTarget:
             return None
         node = self._owner
         for part in parts:
-            node = _step(node, part.text if isinstance(part, Marked) else part)
+            node = self._step(node, part.text if isinstance(part, Marked) else part)
             if node is None:
                 return None
         return self._names.get(id(node))
+
+    def _step(self, node: Any, name: str) -> Any:
+        if (id(node), name) not in self._steps:
+            self._steps[id(node), name] = node, _step(node, name)
+        return self._steps[id(node), name][1]
 
     def live(self, name: str) -> Any:
         return self._variables[name]
@@ -98,7 +104,9 @@ def _step(node: Any, name: str) -> Any:
     """What a library of Keras calls `name` in `node`: an attribute, one of its layers by number, one of its variables by name or
     number; None if there is none. Only dictionaries and lists are looked into."""
     if isinstance(node, (list, tuple)):
-        return _numbered(node).get(name)
+        if name.isdecimal() and len(name) < 7:
+            return node[int(name)] if int(name) < len(node) else None
+        return _by_class(node).get(name)
     if isinstance(node, dict):
         return node.get(name)
     attributes = getattr(node, "__dict__", {})
@@ -122,9 +130,9 @@ def _step(node: Any, name: str) -> Any:
     return None
 
 
-def _numbered(members: Sequence[Any]) -> dict[str, Any]:
-    """By number, and layers by the names that files of Keras 3 give them: their class, counted."""
-    found: dict[str, Any] = {str(number): one for number, one in enumerate(members)}
+def _by_class(members: Sequence[Any]) -> dict[str, Any]:
+    """Layers by the names that files of Keras 3 give them: their class, counted."""
+    found: dict[str, Any] = {}
     used: dict[str, int] = {}
     for one in members:
         words = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", type(one).__name__))

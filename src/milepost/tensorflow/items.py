@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from milepost.core import tree
-from milepost.core.paths import escape
+from milepost.core.paths import below, escape
 from milepost.errors import Mismatch, NotStorableError
 from milepost.tensorflow import iterators
 from milepost.training.items import Item, Loaded, compare
@@ -28,7 +28,7 @@ def make_item(name: str, value: Any) -> Item | None:
         return None
     if iterators.is_iterator(value):
         return IteratorItem(name, value)
-    if isinstance(value, Trackable):
+    if isinstance(value, (Trackable, tf.train.ExponentialMovingAverage)):
         return TrackedItem(name, value)
     return None
 
@@ -56,28 +56,45 @@ def variables_below(root: Any) -> dict[str, Any]:
 
 
 def _below(root: Any) -> Iterator[tuple[str, Any]]:
-    """What is tracked below `root`, each with the shortest way that leads there. A variable of Keras is the one it holds."""
+    """What is tracked below `root`, each with the shortest way that leads there. A variable of Keras is the one it holds, and those
+    that Keras hides from TensorFlow (of layers in lists, seeds) come last, under the names they have there."""
     if isinstance(root, tf.Variable):
         yield "value", root
+        return
+    if isinstance(root, tf.train.ExponentialMovingAverage):
+        yield from ((str(number), average) for number, average in enumerate(root._averages.values()))
         return
     view = tf.train.TrackableView(root)
     seen = {id(root)}
     waiting = deque([("", root)])
+    keras = []
     while waiting:
         path, node = waiting.popleft()
         yield path, node
+        if _is_of_keras(node):
+            keras.append((path, node))
         if isinstance(node, (tf.Variable, tf.data.Iterator)):
             continue
         for name, child in view.children(node).items():
             child = held(child)
             if id(child) not in seen:
                 seen.add(id(child))
-                waiting.append((f"{path}/{escape(name)}" if path else escape(name), child))
+                waiting.append((below(path) + escape(name), child))
+    for path, node in keras:
+        for variable in getattr(node, "variables", None) or ():
+            inner = held(variable)
+            if isinstance(inner, tf.Variable) and id(inner) not in seen:
+                seen.add(id(inner))
+                yield below(path) + variable.path, inner
+
+
+def _is_of_keras(node: Any) -> bool:
+    return any(base.__module__.partition(".")[0] == "keras" for base in type(node).__mro__)
 
 
 def held(node: Any) -> Any:
     """The variable that a variable of Keras holds; other objects as they are."""
-    if type(node).__module__.partition(".")[0] != "keras":
+    if not _is_of_keras(node):
         return node
     value = getattr(node, "value", None)
     return value if isinstance(value, tf.Variable) else node

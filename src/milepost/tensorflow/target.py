@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,7 +41,8 @@ class TrackedTarget:
         self.slots = {name: Slot(name, spec_of(one)) for name, one in self._variables.items()}
         self._names = {id(one): name for name, one in self._variables.items()}
         own = [one.name.removesuffix(":0") for one in self._variables.values()]
-        self._own = {name: slot for name, slot in zip(own, self.slots, strict=True) if own.count(name) == 1}
+        times = Counter(own)
+        self._own = {name: slot for name, slot in zip(own, self.slots, strict=True) if times[name] == 1}
 
     def find(self, path: str) -> str | None:
         if path in self.slots:

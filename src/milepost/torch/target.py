@@ -71,5 +71,5 @@ def _slot(name: str, tensor: torch.Tensor) -> Slot:
 
 
 def _tensor(value: npt.NDArray[Any], spec: TensorSpec) -> torch.Tensor:
-    raw = memoryview(value.tobytes())
+    raw = memoryview(bytearray(value.tobytes()))  # torch wants memory that it could write to
     return ADAPTER.view(raw, Tensor(spec.dtype.name, spec.shape))
