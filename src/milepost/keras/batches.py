@@ -10,6 +10,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
+import numpy as np
+
+from milepost.core.leaves import digest
 
 Tell = Callable[[Any], None]
 
@@ -21,7 +24,7 @@ class UnseenBatch:
 
 
 def tell_batches(model: Any, tell: Tell) -> Callable[[], None]:
-    """From now on the train function of `model` tells every batch before the step that it is for. Returns what ends that.
+    """From now on the train function of `model` tells every batch that it reads, before it returns. Returns what ends that.
 
     Args:
         model: is in ``fit``, before the first step.
@@ -68,19 +71,21 @@ class _Told:
         return batch
 
 
-_TOLD: list[Tell] = []
-"""Whom the graphs of the train function that is under way tell; empty in validation."""
+_READ: list[list[Any]] = []
+"""What the graphs of the train function that is under way have read; empty in validation."""
 
 
 def _inside_graphs(train_function: Callable[..., Any], tell: Tell) -> Callable[..., Any]:
     _watch_iterators()
 
     def function(iterator: Any) -> Any:
-        _TOLD.append(tell)
+        _READ.append([])
         try:
             return train_function(iterator)
         finally:
-            _TOLD.pop()
+            # Of several in one execution, which node of the graph told first is chance: they are told by their content.
+            for batch in sorted(_READ.pop(), key=digest):
+                tell(batch)
 
     return function
 
@@ -112,12 +117,12 @@ def _watch_iterators() -> None:
 def _tell_in_graph(batch: Any) -> None:
     import tensorflow as tf
 
-    if not _TOLD:  # of validation, or of a script's own
+    if not _READ:  # of validation, or of a script's own
         return
     parts = [one for one in tf.nest.flatten(batch, expand_composites=True) if one.dtype != tf.variant]
 
     def run(*arrays: Any) -> None:
-        if _TOLD:
-            _TOLD[-1](list(arrays))
+        if _READ:
+            _READ[-1].append([np.array(one) for one in arrays])
 
     tf.numpy_function(run, parts, [], stateful=True)

@@ -2,7 +2,8 @@
 
 A callback cannot know the position within an epoch, set it, or be the last of all callbacks. So the frame of ``fit`` is looked up,
 which holds the list of callbacks and the iterator over epochs; that iterator's generator of batches is replaced by one of ours.
-Everything that depends on how Keras is made inside is in this file.
+Everything that depends on how Keras is made inside is in this file; but for what an audit needs, which is in ``batches.py`` and
+``scripts.py``.
 """
 
 from __future__ import annotations
