@@ -45,7 +45,8 @@ vars -> 'dict[str, Any]'
 wait() -> 'None'
 """
 OTHERS = {
-    "Every": "Every(steps: 'int | None' = None, seconds: 'float | None' = None, epochs: 'int | None' = None) -> None",
+    "Every": "Every(steps: 'int | None' = None, seconds: 'float | None' = None, epochs: 'int | None' = None, "
+    "durable: 'bool' = False) -> None",
     "Keep": "Keep(last: 'int | None' = 3, best: 'str | tuple[str, str] | None' = None, every_steps: 'int | None' = None, "
     "independent: 'int' = 1) -> None",
     "Pending": "done() -> 'bool'; problem -> 'BaseException | None'; result(timeout: 'float | None' = None) -> 'Listed'",
