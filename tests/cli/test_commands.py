@@ -149,7 +149,7 @@ def test_show_below_a_path(cli: Any, make_run: Make) -> None:
 
 def test_show_as_json(cli: Any, make_run: Make) -> None:
     shown = cli("show", f"{make_run().where}@step=100", "--json").json
-    assert list(shown) == ["where", "summary", "written_by", "files", "tensors", "values", "holds"]
+    assert list(shown) == ["where", "summary", "written_by", "files", "tensors", "values", "holds", "notes"]
     assert shown["summary"]["step"] == 100
     assert shown["files"] == {"model.safetensors": {"bytes": 8320, "plain": True, "names": 1}}
     assert shown["tensors"]["model/head.weight"] == {
