@@ -69,10 +69,12 @@ def test_a_fault_and_how_it_is_told(job: Callable[..., Report], tmp_path: Path) 
     assert "max |difference|" in str(row.differences[0].how_much)
     assert "`count` is carried from step to step and is not in the state: keep it in run.vars" in str(report)
     shown = documents.markdown(report)
-    assert "## milepost audit: NOT EXACT" in shown
+    assert "## ❌ milepost audit: NOT EXACT" in shown
+    assert "> **Likely cause:** `count` is carried" in shown
     assert "keep it in run.vars" in shown
     page = documents.html(report)
-    assert "<h1>milepost audit: NOT EXACT</h1>" in page
+    assert "<h1 class=not-exact>milepost audit: NOT EXACT</h1>" in page
+    assert "<b>Likely cause:</b> <code>count</code> is carried" in page
     assert "max |difference|" in page
 
 
