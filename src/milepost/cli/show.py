@@ -55,7 +55,7 @@ def show(
         files: {NAME: {bytes, plain, names}},
         tensors: {PATH: {dtype, shape, bytes, shared_bytes, tied_to, shards, finite}},
         values: {PATH: {kind, value}}, the value typed as in the manifest;
-        notes: {PATH: NAME or how it is stored}, of tensors and of what they are in, with names that a program gave them;
+        notes: {PATH: what a program called it, or how it is stored};
         of other formats: where, holds, format and what else the file tells (step, epoch ...),
         tensors: {PATH: {dtype, shape, bytes, note}}, values, notes
     """
