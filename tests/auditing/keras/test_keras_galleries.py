@@ -1,6 +1,6 @@
 """Scripts that use Keras or TensorFlow: every planted fault is found and named, and no script that does it right is accused.
 
-``make test`` audits one of each pair of twins, on one backend of Keras; ``make test-keras`` all of them, on every backend.
+``make test`` audits a third of the scripts, each on one backend of Keras; ``make test-keras`` all of them, on every backend.
 """
 
 from __future__ import annotations
