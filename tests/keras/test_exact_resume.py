@@ -6,7 +6,7 @@ import matrix
 import pytest
 
 SHORT = {
-    "tensorflow": ("arrays", "kept_pass", "unknown_length", "pydataset_processes", "dataloader"),
+    "tensorflow": ("arrays", "kept_pass", "unknown_length", "pydataset_workers", "dataloader"),
     "jax": ("arrays", "pydataset_workers", "dataloader"),
     "torch": ("arrays", "kept_pass", "pydataset", "dataloader"),
 }
