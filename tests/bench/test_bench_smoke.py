@@ -63,6 +63,7 @@ def test_a_quick_run_measures_every_figure_and_writes_them_into_the_page(tmp_pat
         "import": ["milepost"],
         "ls": ["milepost"],
         "look": ["milepost"],
+        "keras": ["jax", "tensorflow", "torch"],
     }
     text = page.read_text()
     assert text.startswith("before\n<!-- bench: begin -->\n")
@@ -76,6 +77,7 @@ def test_a_quick_run_measures_every_figure_and_writes_them_into_the_page(tmp_pat
     ]
     assert len(peers) == 1, text
     assert any("in the page cache; no fsync" in line for line in text.splitlines())
+    assert any("model.fit waits" in line and "BackupAndRestore" in line for line in text.splitlines())
 
 
 def test_the_interval_of_a_median_needs_six_samples() -> None:

@@ -6,8 +6,8 @@ import matrix
 import pytest
 
 SHORT = {
-    "tensorflow": ("arrays", "kept_pass", "unknown_length", "pydataset_processes", "dataloader"),
-    "jax": ("arrays", "kept_pass", "pydataset_workers", "dataloader"),
+    "tensorflow": ("arrays", "kept_pass", "unknown_length", "pydataset_workers", "dataloader"),
+    "jax": ("arrays", "pydataset_workers", "dataloader"),
     "torch": ("arrays", "kept_pass", "pydataset", "dataloader"),
 }
 """Settings of the matrix, and some that combine them."""
