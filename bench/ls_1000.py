@@ -28,7 +28,7 @@ from milepost.folder.attempts import claim
 from milepost.folder.commit import Committer
 from milepost.folder.retention import Keep
 from milepost.folder.run import BestBy, RunFolder
-from milepost.folder.snapshot import IO_BLOCK, Position, Snapshot
+from milepost.folder.snapshot import IO_BLOCK, Piece, Position, Snapshot
 from milepost.storage.local import LocalStorage
 from milepost.storage.pages import Pages
 
@@ -42,7 +42,7 @@ class ZerosFile:
     def __init__(self, item: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
         self.item = item
         self.layout = plan((path.partition("/")[2], dtypes.dtype("float32"), shape) for path, shape in shapes.items())
-        self.paths = tuple(f"{item}/{entry.key}" for entry in self.layout.entries)
+        self.pieces = tuple(Piece(f"{item}/{entry.key}") for entry in self.layout.entries)
         self._image = Pages(self.layout.size).view
         self._image[: len(self.layout.header)] = self.layout.header
 
