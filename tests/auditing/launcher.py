@@ -34,8 +34,8 @@ _READ_AT_START = (
 )  # fmt: skip
 """Variables that begin so are read when an interpreter or a library starts: a child cannot be given others."""
 
-_SET_BY_IMPORTS = ("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")
-"""TensorFlow puts these into the environment of whoever imports it, also of a process that runs tests."""
+_SET_BY_IMPORTS = ("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK", "TORCHINDUCTOR_CACHE_DIR")
+"""TensorFlow and PyTorch put these into the environment of whoever imports them, also of a process that runs tests."""
 
 _HASHES = {"PYTHONHASHSEED": "0"}
 """Where a request says nothing else, so that one that says just this need not start an interpreter."""

@@ -71,7 +71,7 @@ def test_the_manifest_is_checked_first(folder: Path) -> None:
     edit(manifest, lambda data: flipped(data, data.index(b'"shape"')))
     (finding,) = verify_folder(LocalStorage(folder)).findings
     assert (finding.name, type(finding.problem)) == ("manifest.json", DamagedError)
-    manifest.write_bytes(data.replace(b'"format":"1.0"', b'"format":"9.0"'))
+    manifest.write_bytes(data.replace(b'"format":"1.1"', b'"format":"9.0"'))
     (finding,) = verify_folder(LocalStorage(folder)).findings
     assert (finding.name, type(finding.problem)) == ("manifest.json", FormatError)
     manifest.unlink()

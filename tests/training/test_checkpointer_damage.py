@@ -145,7 +145,7 @@ def test_a_damaged_one_is_not_linked_to_nor_removed_by_its_successor(run: Path) 
 
 def newer(data: bytes) -> bytes:
     head, _, rest = data.partition(b"\n")
-    return head.replace(b'"format":"1.0"', b'"format":"2.0"') + b"\n" + rest
+    return head.replace(b'"format":"1.1"', b'"format":"2.0"') + b"\n" + rest
 
 
 def test_what_a_newer_milepost_wrote_is_not_passed_over(run: Path) -> None:
@@ -162,7 +162,7 @@ def test_what_a_newer_milepost_wrote_is_not_passed_over(run: Path) -> None:
 
 
 def test_a_run_of_a_newer_milepost_is_left_alone(run: Path) -> None:
-    edit(run / "milepost.json", lambda data: data.replace(b'"format": "1.0"', b'"format": "2.0"'))
+    edit(run / "milepost.json", lambda data: data.replace(b'"format": "1.1"', b'"format": "2.0"'))
     names = sorted(os.listdir(run))
     with pytest.raises(FormatError) as caught:
         resume(run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -96,7 +97,7 @@ class PytreeItem(ValueItem):
         structure, found = tree.flatten(self.capture(), is_tensor, self.name)
         self._shape, self._looks = None, LOOKS
         if only_arrays:
-            smallest = min(range(len(leaves)), key=lambda index: leaves[index].size, default=0)
+            smallest = min(range(len(leaves)), key=lambda index: math.prod(leaves[index].shape), default=0)
             self._shape = _Shape(treedef, structure, list(found), smallest)
         return structure, found
 
