@@ -14,7 +14,7 @@ import pytest
 import trees
 
 import milepost
-from milepost.errors import NotStorableError
+from milepost.errors import NotStorableError, SaveFailedError
 from milepost.folder.snapshot import Position, TornSnapshot
 from milepost.jax.adapter import JaxAdapter
 from milepost.jax.items import PytreeItem
@@ -164,6 +164,8 @@ def test_donating_what_is_held_is_told_and_the_snapshot_taken_again(
         assert gate.arrived.acquire(timeout=120)
         state = donating(state)  # what the last step did not do
         gate.open.release(10_000)
+        with pytest.raises(SaveFailedError, match="taken again at the next boundary"):
+            pending.result(120)
         run.step(state=state)
         assert pending.result(120).step == 2
         assert values(run, 2) == [2.0]

@@ -36,7 +36,8 @@ def make_value(name: str, value: Any) -> Item | None:
     except (ValueError, TypeError, RecursionError, SystemError):  # keys that cannot be sorted, a list within itself
         return None
     plain = type(value) in (dict, list, tuple) and not any(map(pytrees.is_array, leaves))
-    return None if plain else make_item(name, value)
+    of_others = any(is_tensor(leaf) and not pytrees.is_array(leaf) for leaf in leaves)
+    return None if plain or of_others else make_item(name, value)
 
 
 LOOKS = 3
