@@ -260,10 +260,8 @@ def signalled(setting: str, home: Path, plain: dict[str, bytes]) -> str:
         if (newest.epoch, newest.phase) != (1, "batches-done"):
             return f"stopped with {newest}"
         # Validated again, it is left after the checkpoint at the end of that epoch, before any data is read.
-        # Not with worker processes: the next fit in this process was seen to wait for them for ever.
-        if setting != "pydataset_processes":
-            with contextlib.suppress(KeyboardInterrupt):
-                train(setting, home / "left", [Checkpoint(home / "stopped"), Leave()])
+        with contextlib.suppress(KeyboardInterrupt):
+            train(setting, home / "left", [Checkpoint(home / "stopped"), Leave()])
         return differs(plain, train(setting, home / "again", [Checkpoint(home / "stopped")]))
     return "the signal was not answered"
 
